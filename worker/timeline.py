@@ -1,0 +1,160 @@
+"""From overlapping windows to a timeline: hop cells, smoothing, segments.
+
+A cell's row is the mean of the fused rows of all windows that cover it. Smoothing finds the most probable sequence of
+labels under a constant cost for each change (the Viterbi path of a hidden Markov model whose transitions are all alike;
+Rabiner 1989, doi 10.1109/5.18626): it maximises
+
+    sum over cells of (cell's seconds * log p_cell[label]) - switch_cost * (number of changes)
+
+so a change must be worth `switch_cost` nats times seconds, however long the hop. Cells without an emotion are not
+smoothed over: they end one sequence and begin the next, and become segments with no emotion.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from models.taxonomy import AROUSAL_ROW, VALENCE_ROW
+from worker.windows import WindowPlan
+
+Rows = npt.NDArray[np.floating]
+
+
+@dataclass(frozen=True)
+class Smoothing:
+    """Constants of the smoothing; part of a pipeline's digest.
+
+    Attributes:
+        switch_cost: what a change of label must gain, in nats times seconds; 0 switches smoothing off.
+    """
+
+    switch_cost: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.switch_cost >= 0:
+            raise ValueError(f"switch_cost must be at least 0, got {self.switch_cost!r}")
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch with one emotion, or with none.
+
+    Attributes:
+        label: column of the emotion in `models.taxonomy.EMOTIONS`; None where nothing was seen or heard.
+        confidence: mean probability of the label over the segment's cells, weighted by their length.
+        valence, arousal: means under the cells' probabilities, from -1 to 1.
+    """
+
+    start_seconds: float
+    end_seconds: float
+    label: int | None
+    confidence: float | None
+    valence: float | None
+    arousal: float | None
+
+
+def cell_edges(n_windows: int, plan: WindowPlan, duration_seconds: float) -> npt.NDArray[np.float64]:
+    """Edges of the cells in seconds, (n_cells + 1,), from 0 to the end of the last window."""
+    end = plan.window(n_windows - 1, duration_seconds).end_seconds
+    n_cells = max(1, math.ceil(round(end * 1000, 3) / plan.hop_ms))
+    return np.append(np.arange(n_cells) * (plan.hop_ms / 1000), end)
+
+
+def cells(fused: Rows, edges: Rows, plan: WindowPlan) -> Rows:
+    """Mean of the fused rows of all windows that cover each cell, from its beginning to its end.
+
+    Args:
+        fused: (n, 8), one row a window from window 0 on; NaN rows have no emotion.
+        edges: (n_cells + 1,) from `cell_edges`.
+        plan: window and hop.
+
+    Returns:
+        (n_cells, 8) float64, NaN where no window that covers the cell has an emotion, and in the columns of labels
+        that no model knows.
+    """
+    n_cells = len(edges) - 1
+    total, weight = np.zeros((n_cells, fused.shape[1])), np.zeros((n_cells, fused.shape[1]))
+    window = np.arange(len(fused))
+    ends = np.minimum((window * plan.hop_ms + plan.window_ms) / 1000, edges[-1])
+    for offset in range(-(-plan.window_ms // plan.hop_ms)):
+        inside = window[window + offset < n_cells]
+        inside = inside[ends[inside] >= edges[inside + offset + 1] - 1e-6]
+        total[inside + offset] += np.nan_to_num(fused[inside], nan=0.0)
+        weight[inside + offset] += ~np.isnan(fused[inside])
+    with np.errstate(invalid="ignore"):
+        mean = total / weight
+    return mean / np.nansum(mean, axis=1, keepdims=True).clip(1e-12)
+
+
+def smooth(rows: Rows, lengths_seconds: Rows, smoothing: Smoothing) -> npt.NDArray[np.int64]:
+    """The most probable sequence of labels.
+
+    Args:
+        rows: (n, 8) cells; NaN rows have no emotion, NaN columns are labels that nobody knows.
+        lengths_seconds: (n,) length of each cell.
+
+    Returns:
+        (n,) column of each cell's label, -1 where there is none.
+    """
+    labels = np.full(len(rows), -1, dtype=np.int64)
+    known = ~np.isnan(rows).all(axis=1)
+    scores = np.log(np.maximum(np.nan_to_num(rows, nan=0.0), 1e-12)) * lengths_seconds[:, None]
+    edges = np.flatnonzero(np.diff(np.concatenate(([False], known, [False])).astype(np.int8)))
+    for first, end in zip(edges[::2], edges[1::2], strict=True):
+        labels[first:end] = _viterbi(scores[first:end], smoothing.switch_cost)
+    return labels
+
+
+def _viterbi(scores: Rows, switch_cost: float) -> npt.NDArray[np.int64]:
+    """Best path through (n, labels) scores when any change costs the same: O(n * labels)."""
+    n, width = scores.shape
+    came_from = np.empty((n, width), dtype=np.int64)
+    best = scores[0].astype(np.float64)
+    stay = np.arange(width)
+    for i in range(1, n):
+        top = int(best.argmax())
+        switch = best[top] - switch_cost > best
+        came_from[i] = np.where(switch, top, stay)
+        best = np.where(switch, best[top] - switch_cost, best) + scores[i]
+    path = np.empty(n, dtype=np.int64)
+    path[-1] = best.argmax()
+    for i in range(n - 1, 0, -1):
+        path[i - 1] = came_from[i, path[i]]
+    return path
+
+
+def segments(fused: Rows, plan: WindowPlan, duration_seconds: float, smoothing: Smoothing) -> list[Segment]:
+    """Segments in order, without overlap, that cover exactly what was annotated: [0, end of the last window).
+
+    Args:
+        fused: (n, 8), one row a window from window 0 on.
+        duration_seconds: the video's true length.
+    """
+    if len(fused) == 0:
+        return []
+    edges = cell_edges(len(fused), plan, duration_seconds)
+    lengths = np.diff(edges)
+    rows = cells(fused, edges, plan)
+    labels = smooth(rows, lengths, smoothing)
+    cuts = [0, *(np.flatnonzero(np.diff(labels)) + 1).tolist(), len(labels)]
+    return [
+        _segment(rows[i:j], lengths[i:j], int(labels[i]), float(edges[i]), float(edges[j]))
+        for i, j in zip(cuts[:-1], cuts[1:], strict=True)
+    ]
+
+
+def _segment(rows: Rows, lengths: Rows, label: int, start_seconds: float, end_seconds: float) -> Segment:
+    if label < 0:
+        return Segment(start_seconds, end_seconds, None, None, None, None)
+    known = np.nan_to_num(rows, nan=0.0)
+    mean = np.average(known, axis=0, weights=lengths)
+    return Segment(
+        start_seconds,
+        end_seconds,
+        label,
+        float(mean[label]),
+        float(mean @ VALENCE_ROW),
+        float(mean @ AROUSAL_ROW),
+    )
