@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-Rows = npt.NDArray[np.floating]
+Rows = npt.NDArray[np.float64]
+AnyRows = npt.NDArray[np.floating]
 Mask = npt.NDArray[np.bool_]
 
 TINY = 1e-12  # keeps log 0 and 0/0 out, far below any probability that a model gives in float32
@@ -45,7 +46,7 @@ class Fusion:
                 raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)!r}")
 
 
-def confidence(rows: Rows) -> Rows:
+def confidence(rows: AnyRows) -> Rows:
     """The predicted label's probability over the sum of all (arXiv 2412.09317).
 
     Args:
@@ -54,12 +55,12 @@ def confidence(rows: Rows) -> Rows:
     Returns:
         (n,), NaN for a row that is all NaN.
     """
-    known = np.nan_to_num(rows, nan=0.0)
+    known = np.nan_to_num(rows.astype(np.float64), nan=0.0)
     total = known.sum(axis=1)
     return np.where(total > 0, known.max(axis=1) / np.maximum(total, TINY), np.nan)
 
 
-def complete(audio: Rows, video: Rows) -> tuple[Rows, Rows]:
+def complete(audio: AnyRows, video: AnyRows) -> tuple[Rows, Rows]:
     """Complete each row over the union of both models' labels, so that abstaining is not a vote against.
 
     With m the mass that a modality, over all that it knows, puts on labels the other lacks, the masses of shared :
@@ -78,9 +79,11 @@ def complete(audio: Rows, video: Rows) -> tuple[Rows, Rows]:
     shared, only_a, only_v = knows_a & knows_v, knows_a & ~knows_v, knows_v & ~knows_a
     odds_a, odds_v = _odds((a * only_a).sum(1)), _odds((v * only_v).sum(1))
     total = 1.0 + odds_a + odds_v
-    alone = ((odds_a / total)[:, None] * _proportions(a, only_a)) + ((odds_v / total)[:, None] * _proportions(v, only_v))
+    alone = ((odds_a / total)[:, None] * _proportions(a, only_a)) + (
+        (odds_v / total)[:, None] * _proportions(v, only_v)
+    )
     shared_mass = (1.0 / total)[:, None]
-    has_shared = shared.any(axis=1)[:, None]
+    has_shared = shared.any(axis=1, keepdims=True)
     mean = (a + v) / 2
     return (
         np.where(has_shared, alone + shared_mass * _proportions(a, shared), mean),
@@ -95,10 +98,11 @@ def _odds(mass: Rows) -> Rows:
 def _proportions(rows: Rows, group: Mask) -> Rows:
     """Rows within a group of labels, scaled to sum to 1 there: (n, 8); even where a row has no mass in the group."""
     inside = np.where(group, np.maximum(rows, TINY), 0.0)
-    return inside / np.maximum(inside.sum(axis=1, keepdims=True), TINY)
+    total: Rows = inside.sum(axis=1, keepdims=True)
+    return inside / np.maximum(total, TINY)
 
 
-def fuse(audio: Rows, video: Rows, fusion: Fusion) -> npt.NDArray[np.float32]:
+def fuse(audio: AnyRows, video: AnyRows, fusion: Fusion) -> npt.NDArray[np.float32]:
     """Fuse the two modalities' rows window by window.
 
     Args:
@@ -109,7 +113,7 @@ def fuse(audio: Rows, video: Rows, fusion: Fusion) -> npt.NDArray[np.float32]:
         (n, 8) float32, each row summing to 1 over the labels that either model knows and NaN elsewhere. A missing
         modality leaves the other's row as it is; a window with neither is all NaN.
     """
-    has_audio, has_video = ~np.isnan(audio).all(axis=1), ~np.isnan(video).all(axis=1)
+    has_audio, has_video = (_present(side) for side in (audio, video))
     fused = np.where(has_audio[:, None], audio, video).astype(np.float32)
     both = has_audio & has_video
     if both.any():
@@ -119,6 +123,11 @@ def fuse(audio: Rows, video: Rows, fusion: Fusion) -> npt.NDArray[np.float32]:
         unknown = np.isnan(audio[both]) & np.isnan(video[both])
         fused[both] = np.where(unknown, np.nan, rows)
     return fused
+
+
+def _present(rows: AnyRows) -> Mask:
+    """Which rows are there at all: (n,)."""
+    return np.asarray(~np.isnan(rows).all(axis=1))
 
 
 def average(a: Rows, v: Rows, fusion: Fusion) -> Rows:
@@ -153,7 +162,7 @@ def rules(a: Rows, v: Rows, fusion: Fusion) -> Rows:
 
 
 def log_linear(a: Rows, v: Rows, fusion: Fusion) -> Rows:
-    """softmax(2 w_a log a + 2 w_v log v): with even weights the product of the two, which treats them as independent."""
+    """softmax(2 w_a log a + 2 w_v log v): with even weights the product, which treats the two as independent."""
     exponent_a, exponent_v = 2.0 * fusion.audio_weight, 2.0 * (1.0 - fusion.audio_weight)
     logits = exponent_a * np.log(np.maximum(a, TINY)) + exponent_v * np.log(np.maximum(v, TINY))
     return np.where((a > 0) | (v > 0), np.exp(logits - logits.max(axis=1, keepdims=True)), 0.0)

@@ -10,6 +10,7 @@ so a change must be worth `switch_cost` nats times seconds, however long the hop
 smoothed over: they end one sequence and begin the next, and become segments with no emotion.
 """
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -19,7 +20,8 @@ import numpy.typing as npt
 from models.taxonomy import AROUSAL_ROW, VALENCE_ROW
 from worker.windows import WindowPlan
 
-Rows = npt.NDArray[np.floating]
+Rows = npt.NDArray[np.float64]
+AnyRows = npt.NDArray[np.floating]
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ def cell_edges(n_windows: int, plan: WindowPlan, duration_seconds: float) -> npt
     return np.append(np.arange(n_cells) * (plan.hop_ms / 1000), end)
 
 
-def cells(fused: Rows, edges: Rows, plan: WindowPlan) -> Rows:
+def cells(fused: AnyRows, edges: Rows, plan: WindowPlan) -> Rows:
     """Mean of the fused rows of all windows that cover each cell, from its beginning to its end.
 
     Args:
@@ -84,8 +86,8 @@ def cells(fused: Rows, edges: Rows, plan: WindowPlan) -> Rows:
         total[inside + offset] += np.nan_to_num(fused[inside], nan=0.0)
         weight[inside + offset] += ~np.isnan(fused[inside])
     with np.errstate(invalid="ignore"):
-        mean = total / weight
-    return mean / np.nansum(mean, axis=1, keepdims=True).clip(1e-12)
+        mean: Rows = total / weight
+    return np.asarray(mean / np.nansum(mean, axis=1, keepdims=True).clip(1e-12))
 
 
 def smooth(rows: Rows, lengths_seconds: Rows, smoothing: Smoothing) -> npt.NDArray[np.int64]:
@@ -125,7 +127,7 @@ def _viterbi(scores: Rows, switch_cost: float) -> npt.NDArray[np.int64]:
     return path
 
 
-def segments(fused: Rows, plan: WindowPlan, duration_seconds: float, smoothing: Smoothing) -> list[Segment]:
+def segments(fused: AnyRows, plan: WindowPlan, duration_seconds: float, smoothing: Smoothing) -> list[Segment]:
     """Segments in order, without overlap, that cover exactly what was annotated: [0, end of the last window).
 
     Args:
@@ -141,7 +143,7 @@ def segments(fused: Rows, plan: WindowPlan, duration_seconds: float, smoothing: 
     cuts = [0, *(np.flatnonzero(np.diff(labels)) + 1).tolist(), len(labels)]
     return [
         _segment(rows[i:j], lengths[i:j], int(labels[i]), float(edges[i]), float(edges[j]))
-        for i, j in zip(cuts[:-1], cuts[1:], strict=True)
+        for i, j in itertools.pairwise(cuts)
     ]
 
 

@@ -108,7 +108,9 @@ def test_confidence_is_the_predicted_labels_share():
     assert np.isnan(confidence(np.full((1, 8), np.nan)))
 
 
-@pytest.mark.parametrize("bad", [{"rule": "magic"}, {"audio_weight": 1.1}, {"threshold": -0.1}, {"margin": float("nan")}])
+@pytest.mark.parametrize(
+    "bad", [{"rule": "magic"}, {"audio_weight": 1.1}, {"threshold": -0.1}, {"margin": float("nan")}]
+)
 def test_impossible_constants_are_refused(bad):
     with pytest.raises(ValueError, match="must"):
         Fusion(**bad)

@@ -63,7 +63,14 @@ def test_spans_tile_all_windows(plan, duration_ms):
 
 
 def test_an_hour_is_cut_into_ten_minutes():
-    assert [s.first_window for s in WindowPlan(2000, 1000).spans(3600.0, seekable=True)] == [0, 600, 1200, 1800, 2400, 3000]
+    assert [s.first_window for s in WindowPlan(2000, 1000).spans(3600.0, seekable=True)] == [
+        0,
+        600,
+        1200,
+        1800,
+        2400,
+        3000,
+    ]
 
 
 @pytest.mark.parametrize(("window_ms", "hop_ms"), [(499, 100), (30_001, 100), (2000, 0), (2000, 2001), (2000, -1)])
@@ -114,7 +121,9 @@ def test_smoothing_finds_the_best_path_of_all():
     lengths = np.full(6, 1.0)
 
     def value(path: tuple[int, ...]) -> float:
-        return sum(np.log(rows[i, p]) for i, p in enumerate(path)) - 0.7 * sum(a != b for a, b in itertools.pairwise(path))
+        return sum(np.log(rows[i, p]) for i, p in enumerate(path)) - 0.7 * sum(
+            a != b for a, b in itertools.pairwise(path)
+        )
 
     best = max(itertools.product(range(3), repeat=6), key=value)
     assert tuple(smooth(padded, lengths, Smoothing(0.7))) == best

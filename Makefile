@@ -1,0 +1,55 @@
+# Everything happens in .venv. `make GPU=1 ...` lets pip choose a torch with CUDA.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+CONSTRAINTS := $(if $(GPU),,--constraint constraints-cpu.txt)
+
+.PHONY: help demo install test lint figures clean
+
+help:
+	@echo "make demo     set up, fetch one real clip, annotate it, show its timeline"
+	@echo "make test     set up, then lint, types, layers and all tests"
+	@echo "make lint     only lint, types and layers"
+	@echo "make accuracy DATA=FOLDER   accuracy of the shipped models on the talking-face videos in FOLDER"
+	@echo "make figures  the picture of the demo in docs/, anew"
+	@echo "make clean    remove .venv and caches"
+
+demo: .venv/installed
+	@clip=$$($(BIN)/python tests/fetch_media.py obama_speech.mp4) && \
+	$(BIN)/moodreel annotate "$$clip" && echo && \
+	$(BIN)/moodreel timeline "$$clip" && echo && \
+	echo "Next, on videos of yours:" && \
+	echo "  $(BIN)/moodreel annotate PATH...      files, folders, patterns; into moodreel.db" && \
+	echo "  $(BIN)/moodreel timeline FILE         one video's timeline" && \
+	echo "  sqlite3 moodreel.db 'SELECT * FROM video_summary'" && \
+	echo "  $(BIN)/moodreel --help"
+
+install: .venv/installed
+
+test: .venv/tests-installed lint
+	$(BIN)/python -m pytest
+
+lint: .venv/tests-installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+accuracy: .venv/tests-installed
+	$(BIN)/python -m models.training.accuracy --data $(DATA)
+
+figures: .venv/tests-installed
+	$(BIN)/python docs/make_figures.py
+
+.venv/installed: pyproject.toml constraints-cpu.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "moodreel needs Python 3.11 or newer; name one: make PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+	$(PIP) install --quiet $(CONSTRAINTS) --editable .
+	@touch $@
+
+.venv/tests-installed: .venv/installed
+	$(PIP) install --quiet $(CONSTRAINTS) --editable '.[dev,training]'
+	@touch $@
+
+clean:
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache *.egg-info

@@ -1,0 +1,183 @@
+"""Videos, pipelines, and which of the one have been annotated with which of the other."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from db.errors import Internal
+from db.rows import Annotation, MediaFacts, Video, columns_of
+from db.session import Database
+from db.statements import upsert
+from db.tables import annotations, pipelines, spans, videos
+
+_URIS_PER_QUERY = 5000  # SQLite takes 32,766 parameters, PostgreSQL 65,535
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+def make_current(connection: sa.Connection, annotation_id: int) -> None:
+    """Let the views show this annotation, unless it is not of its video's latest version."""
+    chosen = (
+        sa.select(annotations.c.video_id, annotations.c.version).where(annotations.c.id == annotation_id).subquery()
+    )
+    connection.execute(
+        sa.update(videos)
+        .where(videos.c.id == chosen.c.video_id, videos.c.version == chosen.c.version)
+        .values(current_annotation_id=annotation_id)
+    )
+
+
+class Catalogue(Database):
+    """What is there to annotate, and what has been asked for."""
+
+    def observe(self, uri: str, version: str, size_bytes: int, facts: MediaFacts | None = None) -> int:
+        """Record that a video was seen, and return its id.
+
+        Seeing the same version again adds facts and takes none away; a new version starts afresh, without a current
+        annotation. The uri must be valid Unicode, so a file name that is not must be quoted first.
+        """
+        known = asdict(facts or MediaFacts())
+        now = utc_now()
+        with self.writing() as connection:
+            statement = upsert(connection, videos).values(
+                uri=uri, version=version, size_bytes=size_bytes, created_at=now, updated_at=now, **known
+            )
+            new = statement.excluded
+            same = videos.c.version == new.version
+            kept = {
+                name: sa.case((same, sa.func.coalesce(new[name], videos.c[name])), else_=new[name]) for name in known
+            }
+            changes = {
+                "version": new.version,
+                "size_bytes": new.size_bytes,
+                "updated_at": new.updated_at,
+                "current_annotation_id": sa.case((same, videos.c.current_annotation_id), else_=None),
+                **kept,
+            }
+            statement = statement.on_conflict_do_update(index_elements=["uri"], set_=changes)
+            return int(connection.execute(statement.returning(videos.c.id)).scalar_one())
+
+    def video(self, uri: str) -> Video | None:
+        query = sa.select(*columns_of(videos, Video)).where(videos.c.uri == uri)
+        with self.reading() as connection:
+            row = connection.execute(query).first()
+        return Video(**row._mapping) if row else None
+
+    def register_pipeline(self, digest: str, name: str, config: Mapping[str, Any]) -> int:
+        """The id of the pipeline with this digest, recorded if it is new."""
+        query = sa.select(pipelines.c.id).where(pipelines.c.digest == digest)
+        with self.reading() as connection:
+            known = connection.execute(query).scalar()
+        if known is not None:
+            return int(known)
+        values = {"digest": digest, "name": name, "config": dict(config), "created_at": utc_now()}
+        with self.writing() as connection:
+            connection.execute(upsert(connection, pipelines).values(values).on_conflict_do_nothing())
+            return int(connection.execute(query).scalar_one())
+
+    def finished(self, digest: str, versions: Mapping[str, str]) -> set[str]:
+        """Those uris whose latest version, the one given, this pipeline has already annotated.
+
+        Each of them becomes current again if another pipeline's annotation was. A uri whose given version is not the
+        one last observed is left out.
+        """
+        found: set[str] = set()
+        moved: list[int] = []
+        with self.reading() as connection:
+            for uri, version, annotation_id, current_id in self._done(connection, digest, versions):
+                if versions[uri] == version:
+                    found.add(uri)
+                    moved += [annotation_id] if annotation_id != current_id else []
+        if moved:
+            with self.writing() as connection:
+                for annotation_id in moved:
+                    make_current(connection, annotation_id)
+        return found
+
+    def _done(
+        self, connection: sa.Connection, digest: str, versions: Mapping[str, str]
+    ) -> Iterator[tuple[str, str, int, int | None]]:
+        query = (
+            sa.select(videos.c.uri, videos.c.version, annotations.c.id, videos.c.current_annotation_id)
+            .join(annotations, annotations.c.video_id == videos.c.id)
+            .join(pipelines, pipelines.c.id == annotations.c.pipeline_id)
+            .where(
+                pipelines.c.digest == digest,
+                annotations.c.version == videos.c.version,
+                annotations.c.status == "done",
+            )
+        )
+        uris = list(versions)
+        for start in range(0, len(uris), _URIS_PER_QUERY):
+            some = uris[start : start + _URIS_PER_QUERY]
+            yield from connection.execute(query.where(videos.c.uri.in_(some)))
+
+    def request(self, video_id: int, version: str, pipeline_id: int) -> Annotation:
+        """The annotation of this version with this pipeline, made if there is none.
+
+        A failed one becomes pending again, with its attempts kept; a complete one becomes current again.
+        """
+        key = {"video_id": video_id, "version": version, "pipeline_id": pipeline_id}
+        with self.writing() as connection:
+            new = upsert(connection, annotations).values(status="pending", attempts=0, created_at=utc_now(), **key)
+            connection.execute(new.on_conflict_do_nothing())
+            query = sa.select(*columns_of(annotations, Annotation)).filter_by(**key).with_for_update()
+            found = Annotation(**connection.execute(query).one()._mapping)
+            if found.status == "failed":
+                _reopen(connection, found.id)
+                found = Annotation(**connection.execute(query).one()._mapping)
+            elif found.status == "done":
+                make_current(connection, found.id)
+        return found
+
+    def annotation(self, annotation_id: int) -> Annotation:
+        query = sa.select(*columns_of(annotations, Annotation)).where(annotations.c.id == annotation_id)
+        with self.reading() as connection:
+            return Annotation(**connection.execute(query).one()._mapping)
+
+    def begin_attempt(self, annotation_id: int) -> int:
+        """Count an attempt before its work starts, so that one which kills its worker is counted too; the new count."""
+        started_at = sa.func.coalesce(annotations.c.started_at, utc_now())
+        statement = (
+            sa.update(annotations)
+            .where(annotations.c.id == annotation_id)
+            .values(attempts=annotations.c.attempts + 1, started_at=started_at)
+            .returning(annotations.c.attempts)
+        )
+        with self.writing() as connection:
+            return int(connection.execute(statement).scalar_one())
+
+    def fail(self, annotation_id: int, code: str, message: str) -> bool:
+        """Record why an annotation failed; False, and nothing recorded, if it is done: done stays done."""
+        statement = (
+            sa.update(annotations)
+            .where(annotations.c.id == annotation_id, annotations.c.status != "done")
+            .values(status="failed", error_code=code, error_message=message, completed_at=utc_now())
+        )
+        with self.writing() as connection:
+            return connection.execute(statement).rowcount == 1
+
+    def warn(self, annotation_id: int, code: str, message: str) -> None:
+        """Record what is wrong with an annotation that goes on all the same; the latest warning counts."""
+        statement = sa.update(annotations).where(annotations.c.id == annotation_id)
+        with self.writing() as connection:
+            changed = connection.execute(statement.values(warning_code=code, warning_message=message)).rowcount
+        if changed != 1:
+            raise Internal(f"There is no annotation {annotation_id} to warn about.")
+
+
+def _reopen(connection: sa.Connection, annotation_id: int) -> None:
+    cleared = dict.fromkeys(("error_code", "error_message", "warning_code", "warning_message", "completed_at"))
+    connection.execute(
+        sa.update(annotations).where(annotations.c.id == annotation_id).values(status="pending", **cleared)
+    )
+    connection.execute(
+        sa.update(spans)
+        .where(spans.c.annotation_id == annotation_id, spans.c.status == "failed")
+        .values(status="pending")
+    )

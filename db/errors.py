@@ -1,0 +1,307 @@
+"""Every error that moodreel raises on purpose, and the one list that says what each of them means.
+
+Each class carries a code, and the code is what `failures` shows. Whether trying again can help is decided in
+`FAILURES` below and nowhere else.
+
+* MoodreelError
+  · InputError
+    + PathMissing
+    + NoVideos
+    + NotReadable
+    + EmptyFile
+    + NotMedia
+    + ImageNotVideo
+    + NoStreams
+    + Truncated
+    + Undecodable
+    + CorruptStretch
+    + ChangedWhileReading
+  · DecoderError
+    + DecoderCrashed
+    + DecoderTimeout
+    + OutOfMemory
+  · EquipmentError
+    + WeightsMissing
+    + DeviceUnavailable
+  · DatabaseError
+    + DatabaseLocked
+    + DatabaseNewer
+    + DatabaseUnreachable
+  · BadOption
+  · Interrupted
+  · LeaseLost
+  · Internal
+
+`MoodreelError`, `InputError`, `DecoderError` and `EquipmentError` are for catching; they are not raised themselves.
+"""
+
+# ruff: noqa: N818 - "EmptyFile" and "LeaseLost" say all; the suffix would only make them longer
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+@dataclass(frozen=True)
+class FailureCode:
+    """One line of the documented list of failures."""
+
+    code: str
+    permanent: bool  # True: the same input fails the same way again, so it is never retried unasked
+    meaning: str  # a sentence for somebody who has never seen the code
+    what_to_do: str
+
+
+_PERMANENT, _TRANSIENT = True, False
+
+# fmt: off
+_LIST = (
+    ("path_missing", _PERMANENT,
+     "There is no file or folder at this path.",
+     "Check the spelling, and that the disk or share is mounted."),
+    ("no_videos", _PERMANENT,
+     "The folder or pattern names no file that looks like a video or a sound recording.",
+     "Name the files themselves, or a folder that holds some."),
+    ("not_readable", _TRANSIENT,
+     "The file is there but could not be read: no permission, or the disk or share failed.",
+     "Check its permissions and the disk, then annotate it again."),
+    ("empty_file", _PERMANENT,
+     "The file is zero bytes long.",
+     "Copy it again from where it came from."),
+    ("not_media", _PERMANENT,
+     "The file is not audio or video, whatever its name says; playlists, scripts and text count as such.",
+     "Name the recording itself."),
+    ("image_not_video", _PERMANENT,
+     "The file is a still image, which has no timeline.",
+     "Leave it out, or name the video that it was taken from."),
+    ("no_streams", _PERMANENT,
+     "The container opens but holds neither a picture nor a sound with any length.",
+     "Export the recording again."),
+    ("truncated", _PERMANENT,
+     "The file ends before its index or its first frame: an upload or a recording was cut off.",
+     "Copy the whole file again, or repair it, then annotate it."),
+    ("undecodable", _PERMANENT,
+     "The container is sound but not one frame or sample of it could be decoded.",
+     "Convert it to H.264 and AAC with a tool that can play it."),
+    ("corrupt_stretch", _PERMANENT,
+     "A part of the recording could not be decoded: its windows are unreadable, the rest is annotated.",
+     "Nothing, or annotate a good copy."),
+    ("changed_while_reading", _TRANSIENT,
+     "The file was written to while it was being read.",
+     "Annotate it again once the recording or the copy is complete."),
+    ("decoder_crashed", _TRANSIENT,
+     "The decoder died on this file; it runs in a process of its own, so nothing else was lost.",
+     "Annotate it again; if it dies again, convert the file with another tool."),
+    ("decoder_timeout", _TRANSIENT,
+     "The decoder stopped making progress on this file and was ended.",
+     "Annotate it again; if it hangs again, convert the file with another tool."),
+    ("out_of_memory", _TRANSIENT,
+     "Decoding or recognising this file needed more memory than there was or than is allowed.",
+     "Close other programs or use a larger machine, then annotate it again."),
+    ("weights_missing", _TRANSIENT,
+     "The weights of a model are missing, or are not what their checksum says.",
+     "Install moodreel again, or fetch the model that was named."),
+    ("device_unavailable", _TRANSIENT,
+     "The device that was asked for is not there or cannot be used.",
+     "Use `--device cpu`, or see what `moodreel doctor` says about the device."),
+    ("database_locked", _TRANSIENT,
+     "Another program held the database for longer than moodreel waits.",
+     "Close the other program or wait for it, then run the command again."),
+    ("database_newer", _PERMANENT,
+     "The database was written by a newer moodreel, whose tables this one does not know.",
+     "Update moodreel, or name another database with `--db`."),
+    ("database_unreachable", _TRANSIENT,
+     "The database cannot be opened: its folder is missing, or its server does not answer.",
+     "Check the path or URL given with `--db`."),
+    ("database_error", _TRANSIENT,
+     "The database refused to work: a full disk, a damaged file, no permission, a row that breaks a rule.",
+     "Read the message, which says what the database said."),
+    ("bad_option", _PERMANENT,
+     "An option has a value that it cannot have.",
+     "See `moodreel --help`."),
+    ("interrupted", _TRANSIENT,
+     "The run was stopped before this video was done; what is done is kept.",
+     "Run the same command again, and it carries on."),
+    ("lease_lost", _TRANSIENT,
+     "Another worker took over this stretch of the video, because this one had not been heard of for too long.",
+     "Nothing: the other worker's result counts."),
+    ("internal", _TRANSIENT,
+     "moodreel itself went wrong.",
+     "Report the message together with what `moodreel doctor` prints."),
+)
+# fmt: on
+FAILURES: dict[str, FailureCode] = {line[0]: FailureCode(*line) for line in _LIST}
+
+
+class MoodreelError(Exception):
+    """Root of all errors that moodreel raises on purpose.
+
+    Args:
+        message: one sentence for a person, naming the file or the database.
+        hint: what to do next, where that is more than the code's `what_to_do`.
+    """
+
+    code: ClassVar[str] = "internal"
+    permanent: ClassVar[bool] = FAILURES["internal"].permanent
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+    def __init_subclass__(cls) -> None:
+        cls.permanent = FAILURES[cls.code].permanent
+
+
+class InputError(MoodreelError):
+    """What was given to annotate cannot be annotated."""
+
+
+class PathMissing(InputError):
+    """Raised when a path that was named does not exist."""
+
+    code = "path_missing"
+
+
+class NoVideos(InputError):
+    """Raised when a folder or pattern holds nothing to annotate."""
+
+    code = "no_videos"
+
+
+class NotReadable(InputError):
+    """Raised when a file cannot be opened or read."""
+
+    code = "not_readable"
+
+
+class EmptyFile(InputError):
+    """Raised when a file has no bytes."""
+
+    code = "empty_file"
+
+
+class NotMedia(InputError):
+    """Raised when a file is neither audio nor video, or only points at other files."""
+
+    code = "not_media"
+
+
+class ImageNotVideo(InputError):
+    """Raised when a file is a still image."""
+
+    code = "image_not_video"
+
+
+class NoStreams(InputError):
+    """Raised when a container holds no picture and no sound of any length."""
+
+    code = "no_streams"
+
+
+class Truncated(InputError):
+    """Raised when a file breaks off before anything can be read."""
+
+    code = "truncated"
+
+
+class Undecodable(InputError):
+    """Raised when not one frame or sample can be decoded."""
+
+    code = "undecodable"
+
+
+class CorruptStretch(InputError):
+    """Recorded as a warning when a part of a recording cannot be decoded."""
+
+    code = "corrupt_stretch"
+
+
+class ChangedWhileReading(InputError):
+    """Raised when a file's size or time changed between its start and its end."""
+
+    code = "changed_while_reading"
+
+
+class DecoderError(MoodreelError):
+    """The decoding process, not moodreel, went down."""
+
+
+class DecoderCrashed(DecoderError):
+    """Raised when the decoding process died."""
+
+    code = "decoder_crashed"
+
+
+class DecoderTimeout(DecoderError):
+    """Raised when the decoding process made no progress for too long."""
+
+    code = "decoder_timeout"
+
+
+class OutOfMemory(DecoderError):
+    """Raised when decoding or recognising needs more memory than is allowed."""
+
+    code = "out_of_memory"
+
+
+class EquipmentError(MoodreelError):
+    """Something that this machine needs for the work is missing."""
+
+
+class WeightsMissing(EquipmentError):
+    """Raised when a model's weights are missing or damaged."""
+
+    code = "weights_missing"
+
+
+class DeviceUnavailable(EquipmentError):
+    """Raised when the device asked for cannot be used."""
+
+    code = "device_unavailable"
+
+
+class DatabaseError(MoodreelError):
+    """Raised when the database refuses to work, for a reason without a class of its own."""
+
+    code = "database_error"
+
+
+class DatabaseLocked(DatabaseError):
+    """Raised when somebody else held the database for longer than the timeout."""
+
+    code = "database_locked"
+
+
+class DatabaseNewer(DatabaseError):
+    """Raised when the database has a schema that this moodreel does not know."""
+
+    code = "database_newer"
+
+
+class DatabaseUnreachable(DatabaseError):
+    """Raised when the database cannot be opened or does not answer."""
+
+    code = "database_unreachable"
+
+
+class BadOption(MoodreelError):
+    """Raised when an option has a value that it cannot have."""
+
+    code = "bad_option"
+
+
+class Interrupted(MoodreelError):
+    """Raised when the user or the system asked for a stop."""
+
+    code = "interrupted"
+
+
+class LeaseLost(MoodreelError):
+    """Raised when a span is written to under a lease that somebody else has taken over."""
+
+    code = "lease_lost"
+
+
+class Internal(MoodreelError):
+    """Raised when moodreel's own rules are broken: a mistake in the program, not in the input."""
+
+    code = "internal"

@@ -1,0 +1,174 @@
+"""Spans: who works on which, until when, and that nobody writes under a lease that he no longer holds.
+
+Every claim raises the span's epoch, and every write says which epoch it is made under. A worker that stalled, lost its
+lease and wakes up again thus finds its epoch gone and writes nothing. All times are of the database's clock.
+"""
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from db.errors import Internal, LeaseLost
+from db.rows import PlannedSpan, Span, SpanClaim, columns_of
+from db.session import Database
+from db.statements import insert_rows, unix_now, upsert
+from db.tables import WINDOW_COLUMNS, annotations, spans, windows
+
+WindowRow = Sequence[Any]  # in the order of WINDOW_COLUMNS; None for what is not known, never NaN
+
+
+class Leases(Database):
+    """The spans of annotations as jobs."""
+
+    def plan(self, annotation_id: int, planned: Sequence[PlannedSpan]) -> list[Span]:
+        """Give an annotation its spans; those it has already stay as they are, done ones done."""
+        rows = [
+            {name: getattr(span, name) for name in PlannedSpan.__dataclass_fields__}
+            | {"annotation_id": annotation_id, "status": "pending", "epoch": 0, "attempts": 0, "windows_done": 0}
+            for span in planned
+        ]
+        started = sa.update(annotations).where(annotations.c.id == annotation_id, annotations.c.status == "pending")
+        with self.writing() as connection:
+            if rows:
+                connection.execute(upsert(connection, spans).on_conflict_do_nothing(), rows)
+            connection.execute(started.values(status="planned"))
+        return self.spans(annotation_id)
+
+    def spans(self, annotation_id: int) -> list[Span]:
+        query = sa.select(*columns_of(spans, Span)).where(spans.c.annotation_id == annotation_id)
+        with self.reading() as connection:
+            rows = connection.execute(query.order_by(spans.c.span_index)).all()
+        return [Span(**row._mapping) for row in rows]
+
+    def lease_owners(self, annotation_id: int) -> set[str]:
+        """Who holds spans of an annotation, whether their leases have run out or not."""
+        query = sa.select(spans.c.lease_owner).where(
+            spans.c.annotation_id == annotation_id, spans.c.lease_owner.is_not(None)
+        )
+        with self.reading() as connection:
+            return set(connection.execute(query).scalars())
+
+    def claim(
+        self, annotation_id: int, owner: str, lease_seconds: float, dead_owners: Collection[str] = ()
+    ) -> SpanClaim | None:
+        """Take the next span that nobody holds, and count the attempt; None if there is none.
+
+        Args:
+            annotation_id: whose spans.
+            owner: who claims, unique among all that may be at work.
+            lease_seconds: after so long without `renew` others may take the span.
+            dead_owners: owners known to be gone, whose leases need not run out first.
+        """
+        now = unix_now(self.engine.dialect.name)
+        abandoned = sa.or_(spans.c.lease_until <= now, spans.c.lease_owner.in_(dead_owners))
+        next_free = (
+            sa.select(spans.c.span_index)
+            .join(annotations, annotations.c.id == spans.c.annotation_id)
+            .where(spans.c.annotation_id == annotation_id, annotations.c.status.in_(("planned", "running")))
+            .where(sa.or_(spans.c.status == "pending", sa.and_(spans.c.status == "running", abandoned)))
+            .order_by(spans.c.span_index)
+            .limit(1)
+            .with_for_update(of=spans, skip_locked=True)  # PostgreSQL; on SQLite there is one writer anyway
+        )
+        with self.writing() as connection:
+            span_index = connection.execute(next_free).scalar()
+            if span_index is None:
+                return None
+            row = connection.execute(_take(annotation_id, span_index, owner, now + lease_seconds)).one()
+            connection.execute(
+                sa.update(annotations)
+                .where(annotations.c.id == annotation_id, annotations.c.status == "planned")
+                .values(status="running")
+            )
+        return SpanClaim(owner=owner, **row._mapping)
+
+    def renew(self, claim: SpanClaim, lease_seconds: float) -> None:
+        """Keep the span for longer.
+
+        Raises:
+            LeaseLost: somebody else has claimed it since.
+        """
+        with self.writing() as connection:
+            _write(connection, claim, lease_until=unix_now(connection.dialect.name) + lease_seconds)
+
+    def checkpoint(self, claim: SpanClaim, rows: Sequence[WindowRow]) -> None:
+        """Store windows of a span, over those stored before under the same index.
+
+        Args:
+            claim: the span, as claimed.
+            rows: in the order of WINDOW_COLUMNS, by rising index, following the last checkpoint's or from the first.
+
+        Raises:
+            LeaseLost: somebody else has claimed the span since; nothing is stored.
+            Internal: a window is not the span's.
+        """
+        if not rows:
+            return
+        first, last = rows[0][0], rows[-1][0]
+        if first < claim.first_window or (claim.last_window is not None and last >= claim.last_window):
+            raise Internal(
+                f"Windows {first} to {last} are not all in span {claim.span_index} of {claim.annotation_id}."
+            )
+        with self.writing() as connection:
+            _write(connection, claim, windows_done=last + 1 - claim.first_window)
+            insert_rows(connection, windows, WINDOW_COLUMNS, claim.annotation_id, rows, replace=True)
+
+    def complete_span(self, claim: SpanClaim, true_end_seconds: float | None = None) -> None:
+        """The span is done; the last one says where the video truly ends.
+
+        Raises:
+            LeaseLost: somebody else has claimed it since.
+        """
+        with self.writing() as connection:
+            _write(connection, claim, **_FREE, status="done", true_end_seconds=true_end_seconds)
+
+    def release(self, claim: SpanClaim) -> None:
+        """Give a span back undone, uncounted; nothing happens if it is somebody else's by now."""
+        with self.writing() as connection:
+            connection.execute(_mine(claim).values(**_FREE, status="pending", attempts=spans.c.attempts - 1))
+
+    def fail_span(self, claim: SpanClaim) -> None:
+        """The span cannot be done; `fail` says why, for the annotation.
+
+        Raises:
+            LeaseLost: somebody else has claimed it since.
+        """
+        with self.writing() as connection:
+            _write(connection, claim, **_FREE, status="failed")
+
+
+_FREE: dict[str, Any] = {"lease_owner": None, "lease_until": None}
+
+
+def _take(annotation_id: int, span_index: int, owner: str, until: sa.ColumnElement[float]) -> Any:
+    return (
+        sa.update(spans)
+        .where(spans.c.annotation_id == annotation_id, spans.c.span_index == span_index)
+        .values(
+            status="running",
+            lease_owner=owner,
+            lease_until=until,
+            epoch=spans.c.epoch + 1,
+            attempts=spans.c.attempts + 1,
+        )
+        .returning(*columns_of(spans, SpanClaim))
+    )
+
+
+def _mine(claim: SpanClaim) -> sa.Update:
+    return sa.update(spans).where(
+        spans.c.annotation_id == claim.annotation_id,
+        spans.c.span_index == claim.span_index,
+        spans.c.epoch == claim.epoch,
+        spans.c.status == "running",
+    )
+
+
+def _write(connection: sa.Connection, claim: SpanClaim, **values: Any) -> None:
+    """Change the span under the claim's epoch; the row stays locked until the transaction ends, which fences it all."""
+    if connection.execute(_mine(claim).values(**values)).rowcount != 1:
+        raise LeaseLost(
+            f"Span {claim.span_index} of annotation {claim.annotation_id} is no longer {claim.owner}'s:"
+            f" its lease ran out and it was claimed again."
+        )

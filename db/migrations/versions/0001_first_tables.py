@@ -1,0 +1,246 @@
+"""The first tables. A frozen copy of `db/tables.py` as it was then: it must not change when the tables do.
+
+Revision ID: 0001
+"""
+
+from collections.abc import Iterable
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0001"
+down_revision = None
+branch_labels = None
+depends_on = None
+
+EMOTIONS: tuple[str, ...] = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
+AUDIO_STATES: tuple[str, ...] = ("ok", "absent", "no_speech", "unreadable")
+VIDEO_STATES: tuple[str, ...] = ("ok", "absent", "no_face", "unreadable")
+ANNOTATION_STATUSES: tuple[str, ...] = ("pending", "planned", "running", "done", "failed")
+SPAN_STATUSES: tuple[str, ...] = ("pending", "running", "done", "failed")
+RECORDED_AT_SOURCES: tuple[str, ...] = ("container", "object", "file")
+SCORES = {modality: tuple(f"{modality}_{name}" for name in EMOTIONS) for modality in ("audio", "video", "fused")}
+SUM_TOLERANCE = 0.01
+
+Key = sa.BigInteger().with_variant(sa.Integer, "sqlite")
+
+metadata = sa.MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    }
+)
+
+
+def _one_of(column: str, values: Iterable[str]) -> sa.CheckConstraint:
+    quoted = ", ".join(f"'{value}'" for value in values)
+    return sa.CheckConstraint(f"{column} IN ({quoted})", name=f"{column}_known")
+
+
+def _at_least(column: str, least: int = 0) -> sa.CheckConstraint:
+    return sa.CheckConstraint(f"{column} >= {least}", name=f"{column}_range")
+
+
+def _between(column: str, low: int, high: int) -> sa.CheckConstraint:
+    return sa.CheckConstraint(f"{column} >= {low} AND {column} <= {high}", name=f"{column}_range")
+
+
+def _both_or_neither(one: str, other: str) -> sa.CheckConstraint:
+    return sa.CheckConstraint(f"({one} IS NULL) = ({other} IS NULL)", name=f"{one}_with_{other}")
+
+
+def _ordered() -> tuple[sa.CheckConstraint, ...]:
+    return _at_least("start_seconds"), sa.CheckConstraint("start_seconds < end_seconds", name="start_before_end")
+
+
+def _time(name: str, comment: str, nullable: bool = False) -> sa.Column[float]:
+    return sa.Column(name, sa.Double, nullable=nullable, comment=f"{comment}, seconds")
+
+
+def _scores(modality: str) -> list[sa.Column[float]]:
+    return [
+        sa.Column(f"{modality}_{name}", sa.Double, comment=f"probability of {name}; NULL: the model does not know it")
+        for name in EMOTIONS
+    ]
+
+
+def _scored(modality: str, present: str) -> list[sa.CheckConstraint]:
+    """The rules of eight probabilities: each within 0 and 1, there if and only if `present` holds, summing to 1."""
+    columns = SCORES[modality]
+    total = " + ".join(f"COALESCE({column}, 0)" for column in columns)
+    return [
+        *(_between(column, 0, 1) for column in columns),
+        sa.CheckConstraint(f"({present}) = (COALESCE({', '.join(columns)}) IS NOT NULL)", name=f"{modality}_present"),
+        sa.CheckConstraint(f"NOT ({present}) OR ABS({total} - 1) <= {SUM_TOLERANCE}", name=f"{modality}_sum"),
+    ]
+
+
+def _verdict() -> tuple[sa.Column[str] | sa.Column[float] | sa.CheckConstraint, ...]:
+    """Emotion, confidence, valence and arousal: all there, or all NULL where nothing could be seen or heard."""
+    return (
+        sa.Column("emotion", sa.Text, comment="most probable emotion; NULL: neither voice nor face said anything"),
+        sa.Column("confidence", sa.Double, comment="probability of that emotion"),
+        sa.Column("valence", sa.Double, comment="from -1 unpleasant to 1 pleasant, derived from the probabilities"),
+        sa.Column("arousal", sa.Double, comment="from -1 calm to 1 excited, derived from the probabilities"),
+        _one_of("emotion", EMOTIONS),
+        _between("confidence", 0, 1),
+        _between("valence", -1, 1),
+        _between("arousal", -1, 1),
+        *(_both_or_neither("emotion", other) for other in ("confidence", "valence", "arousal")),
+    )
+
+
+videos = sa.Table(
+    "videos",
+    metadata,
+    sa.Column("id", Key, primary_key=True),
+    sa.Column("uri", sa.Text, nullable=False, unique=True, comment="where the video is"),
+    sa.Column("version", sa.Text, nullable=False, comment="latest version seen: size and mtime, VersionId or ETag"),
+    sa.Column("size_bytes", sa.BigInteger, nullable=False),
+    sa.Column("recorded_at", sa.DateTime(timezone=True), comment="when it was recorded"),
+    sa.Column("recorded_at_source", sa.Text, comment="what recorded_at was read from"),
+    sa.Column("container", sa.Text, comment="container format"),
+    _time("duration_seconds", "length as the container states it; the annotation has the true one", nullable=True),
+    sa.Column("width", sa.Integer, comment="as displayed, pixels"),
+    sa.Column("height", sa.Integer, comment="as displayed, pixels"),
+    sa.Column("video_codec", sa.Text),
+    sa.Column("audio_codec", sa.Text),
+    sa.Column("has_audio", sa.Boolean, comment="NULL: not looked into yet"),
+    sa.Column("has_video", sa.Boolean, comment="NULL: not looked into yet"),
+    sa.Column(
+        "current_annotation_id",
+        Key,
+        sa.ForeignKey("annotations.id", ondelete="SET NULL", use_alter=True),
+        index=True,
+        comment="most recently completed annotation of the latest version: what the views show",
+    ),
+    sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+    sa.Column("updated_at", sa.DateTime(timezone=True), nullable=False),
+    *(_at_least("size_bytes"), _at_least("duration_seconds"), _at_least("width", 1), _at_least("height", 1)),
+    sa.CheckConstraint("has_audio IN (FALSE, TRUE)", name="has_audio_known"),
+    sa.CheckConstraint("has_video IN (FALSE, TRUE)", name="has_video_known"),
+    _one_of("recorded_at_source", RECORDED_AT_SOURCES),
+    _both_or_neither("recorded_at", "recorded_at_source"),
+)
+
+pipelines = sa.Table(
+    "pipelines",
+    metadata,
+    sa.Column("id", Key, primary_key=True),
+    sa.Column("digest", sa.Text, nullable=False, unique=True, comment="hash of all that makes the numbers"),
+    sa.Column("name", sa.Text, nullable=False, comment="the preset's name"),
+    sa.Column("config", sa.JSON, nullable=False, comment="all that the digest was made of"),
+    sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+)
+
+annotations = sa.Table(
+    "annotations",
+    metadata,
+    sa.Column("id", Key, primary_key=True),
+    sa.Column("video_id", Key, sa.ForeignKey("videos.id", ondelete="CASCADE"), nullable=False),
+    sa.Column("version", sa.Text, nullable=False, comment="the version of the video that was annotated"),
+    sa.Column("pipeline_id", Key, sa.ForeignKey("pipelines.id", ondelete="CASCADE"), nullable=False, index=True),
+    sa.Column("status", sa.Text, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False, comment="counted before the work starts"),
+    sa.Column("error_code", sa.Text, comment="why it failed; see the list of failures"),
+    sa.Column("error_message", sa.Text),
+    sa.Column("warning_code", sa.Text, comment="what is wrong with it although it is done"),
+    sa.Column("warning_message", sa.Text),
+    _time("duration_seconds", "true end of the video, known once all spans are done", nullable=True),
+    sa.Column("provenance", sa.JSON, comment="device, dtype, batch size, version of moodreel: not part of the digest"),
+    sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+    sa.Column("started_at", sa.DateTime(timezone=True), comment="when the first attempt began"),
+    sa.Column("completed_at", sa.DateTime(timezone=True), comment="when it was done or failed"),
+    sa.UniqueConstraint("video_id", "version", "pipeline_id"),
+    _one_of("status", ANNOTATION_STATUSES),
+    _at_least("attempts"),
+    _at_least("duration_seconds"),
+    _both_or_neither("error_code", "error_message"),
+    _both_or_neither("warning_code", "warning_message"),
+    sa.CheckConstraint("(status = 'failed') = (error_code IS NOT NULL)", name="failed_with_error"),
+    sa.CheckConstraint("(status IN ('done', 'failed')) = (completed_at IS NOT NULL)", name="ended_with_time"),
+    sa.CheckConstraint("status <> 'done' OR duration_seconds IS NOT NULL", name="done_with_duration"),
+)
+
+spans = sa.Table(
+    "spans",
+    metadata,
+    sa.Column("annotation_id", Key, sa.ForeignKey("annotations.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("span_index", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("first_window", sa.Integer, nullable=False),
+    sa.Column("last_window", sa.Integer, comment="exclusive; NULL: to the true end"),
+    _time("start_seconds", "start of the first window"),
+    _time("end_seconds", "end of the span; NULL: the true end", nullable=True),
+    sa.Column("status", sa.Text, nullable=False),
+    sa.Column("lease_owner", sa.Text, comment="who works on it"),
+    sa.Column("lease_until", sa.Double, comment="unix time by the database's clock, seconds"),
+    sa.Column("epoch", sa.Integer, nullable=False, comment="fencing token: raised by every claim"),
+    sa.Column("attempts", sa.Integer, nullable=False, comment="claims that were not given back"),
+    sa.Column("windows_done", sa.Integer, nullable=False, comment="windows stored so far, from the first one on"),
+    _time("true_end_seconds", "where the video ended, as found by the span that reached it", nullable=True),
+    _one_of("status", SPAN_STATUSES),
+    *(_at_least(name) for name in ("span_index", "first_window", "epoch", "attempts", "windows_done")),
+    *_ordered(),
+    _at_least("true_end_seconds"),
+    _both_or_neither("last_window", "end_seconds"),
+    _both_or_neither("lease_owner", "lease_until"),
+    sa.CheckConstraint("first_window < last_window", name="first_before_last"),
+    sa.CheckConstraint("windows_done <= last_window - first_window", name="windows_done_within"),
+    sa.CheckConstraint("(status = 'running') = (lease_owner IS NOT NULL)", name="running_with_lease"),
+)
+
+windows = sa.Table(
+    "windows",
+    metadata,
+    sa.Column("annotation_id", Key, sa.ForeignKey("annotations.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("window_index", sa.Integer, primary_key=True, autoincrement=False),
+    _time("start_seconds", "start"),
+    _time("end_seconds", "end"),
+    sa.Column("audio_state", sa.Text, nullable=False),
+    sa.Column("video_state", sa.Text, nullable=False),
+    sa.Column("speech_share", sa.Double, comment="share of the window with speech"),
+    sa.Column("face_share", sa.Double, comment="share of the window's pictures with a face"),
+    sa.Column("face_count", sa.Integer, comment="largest number of faces seen at once"),
+    *_scores("audio"),
+    *_scores("video"),
+    *(_at_least("window_index"), *_ordered(), _at_least("face_count")),
+    *(_between("speech_share", 0, 1), _between("face_share", 0, 1)),
+    *(_one_of("audio_state", AUDIO_STATES), _one_of("video_state", VIDEO_STATES)),
+    *_scored("audio", "audio_state = 'ok'"),
+    *_scored("video", "video_state = 'ok'"),
+)
+
+fused_windows = sa.Table(
+    "fused_windows",
+    metadata,
+    sa.Column("annotation_id", Key, primary_key=True),
+    sa.Column("window_index", sa.Integer, primary_key=True, autoincrement=False),
+    *_verdict(),
+    *_scores("fused"),
+    sa.ForeignKeyConstraint(
+        ["annotation_id", "window_index"], ["windows.annotation_id", "windows.window_index"], ondelete="CASCADE"
+    ),
+    *_scored("fused", "emotion IS NOT NULL"),
+)
+
+segments = sa.Table(
+    "segments",
+    metadata,
+    sa.Column("annotation_id", Key, sa.ForeignKey("annotations.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("segment_index", sa.Integer, primary_key=True, autoincrement=False),
+    _time("start_seconds", "start"),
+    _time("end_seconds", "end"),
+    *_verdict(),
+    *(_at_least("segment_index"), *_ordered()),
+)
+
+
+def upgrade() -> None:
+    metadata.create_all(op.get_bind(), checkfirst=False)
+
+
+def downgrade() -> None:
+    metadata.drop_all(op.get_bind(), checkfirst=False)

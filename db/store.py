@@ -1,0 +1,175 @@
+"""The store: all that moodreel writes to and reads from its database, each method one transaction.
+
+    with Store("moodreel.db") as store:
+        video_id = store.observe(uri, version, size_bytes, facts)
+        annotation = store.request(video_id, version, store.register_pipeline(digest, name, config))
+        store.begin_attempt(annotation.id)
+        store.plan(annotation.id, spans)
+        while claim := store.claim(annotation.id, owner, lease_seconds):
+            store.checkpoint(claim, rows)        # again and again, with store.renew(claim, lease_seconds) beside it
+            store.complete_span(claim, true_end_seconds)
+        store.finish(annotation.id, fused, segments, ...)
+
+Safe to use from several threads and several processes. Knows no tensors: rows come and go as tuples of plain numbers.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, fields
+from typing import Any
+
+import sqlalchemy as sa
+
+from db.catalogue import Catalogue, make_current, utc_now
+from db.errors import Internal
+from db.leases import Leases
+from db.rows import Segment, Status, columns_of
+from db.statements import insert_rows
+from db.tables import (
+    FUSED_COLUMNS,
+    WINDOW_COLUMNS,
+    annotations,
+    fused_windows,
+    pipelines,
+    segments,
+    spans,
+    videos,
+    windows,
+)
+
+_SEGMENT_COLUMNS = ("segment_index", *(field.name for field in fields(Segment)))
+
+
+class Store(Catalogue, Leases):
+    """A database of moodreel's; see `Database` for arguments and errors."""
+
+    def windows(self, annotation_id: int) -> list[tuple[Any, ...]]:
+        """What the spans stored, in the order of time; each row in the order of WINDOW_COLUMNS."""
+        query = sa.select(*(windows.c[name] for name in WINDOW_COLUMNS))
+        query = query.where(windows.c.annotation_id == annotation_id).order_by(windows.c.window_index)
+        with self.reading() as connection:
+            return [tuple(row) for row in connection.execute(query)]
+
+    def finish(
+        self,
+        annotation_id: int,
+        fused: Sequence[Sequence[Any]],
+        timeline: Sequence[Segment],
+        *,
+        duration_seconds: float,
+        provenance: Mapping[str, Any],
+        keep_windows: int | None = None,
+        warning: tuple[str, str] | None = None,
+    ) -> None:
+        """Complete an annotation, in one transaction: all of it becomes visible as done, or nothing.
+
+        Running it again with other fused rows and segments is re-fusing; it replaces the former ones.
+
+        Args:
+            annotation_id: whose spans are all done.
+            fused: one row for each window, in the order of FUSED_COLUMNS.
+            timeline: segments, in the order of time.
+            duration_seconds: where the video truly ends.
+            provenance: device, dtype, batch size, version: what does not belong to the digest.
+            keep_windows: how many windows lie before the true end; those after it are deleted.
+            warning: code and message; None keeps what `warn` recorded.
+
+        Raises:
+            Internal: a span is not done, or windows are missing, or not each of them was fused.
+        """
+        with self.writing() as connection:
+            _require_spans_done(connection, annotation_id)
+            if keep_windows is not None:
+                beyond = sa.and_(windows.c.annotation_id == annotation_id, windows.c.window_index >= keep_windows)
+                connection.execute(sa.delete(windows).where(beyond))
+            _require_no_gap(connection, annotation_id, fused, keep_windows)
+            _replace_results(connection, annotation_id, fused, timeline)
+            _set_done(connection, annotation_id, duration_seconds, provenance, warning)
+            make_current(connection, annotation_id)
+
+    def timeline(self, uri: str) -> list[Segment]:
+        """A video's current segments, in the order of time; none if it has no current annotation."""
+        query = (
+            sa.select(*columns_of(segments, Segment))
+            .join(videos, videos.c.current_annotation_id == segments.c.annotation_id)
+            .where(videos.c.uri == uri)
+            .order_by(segments.c.segment_index)
+        )
+        with self.reading() as connection:
+            return [Segment(**row._mapping) for row in connection.execute(query)]
+
+    def status(self) -> Status:
+        latest = annotations.join(
+            videos, sa.and_(videos.c.id == annotations.c.video_id, videos.c.version == annotations.c.version)
+        )
+        by_status = sa.select(annotations.c.status, sa.func.count()).select_from(latest).group_by(annotations.c.status)
+        current = annotations.join(videos, videos.c.current_annotation_id == annotations.c.id)
+        seconds = sa.select(sa.func.coalesce(sa.func.sum(annotations.c.duration_seconds), 0.0)).select_from(current)
+        by_pipeline = (
+            sa.select(pipelines.c.name + " " + pipelines.c.digest, sa.func.count(annotations.c.id))
+            .outerjoin(
+                annotations, sa.and_(annotations.c.pipeline_id == pipelines.c.id, annotations.c.status == "done")
+            )
+            .group_by(pipelines.c.name, pipelines.c.digest)
+        )
+        by_code = sa.text("SELECT code, COUNT(*) FROM failures WHERE severity = 'failed' GROUP BY code")
+        with self.reading() as connection:
+            return Status(
+                videos=connection.execute(sa.select(sa.func.count()).select_from(videos)).scalar_one(),
+                annotations=dict(connection.execute(by_status).all()),
+                failures=dict(connection.execute(by_code).all()),
+                annotated_seconds=connection.execute(seconds).scalar_one(),
+                pipelines=dict(connection.execute(by_pipeline).all()),
+            )
+
+
+def _require_spans_done(connection: sa.Connection, annotation_id: int) -> None:
+    # The row is locked first, so that of two that finish the same annotation the second one waits.
+    connection.execute(sa.select(annotations.c.id).where(annotations.c.id == annotation_id).with_for_update())
+    query = sa.select(spans.c.status, sa.func.count()).where(spans.c.annotation_id == annotation_id)
+    counts: dict[str, int] = dict(connection.execute(query.group_by(spans.c.status)).all())
+    if set(counts) != {"done"}:
+        raise Internal(f"Annotation {annotation_id} cannot be finished: its spans are {counts or 'not planned'}.")
+
+
+def _require_no_gap(
+    connection: sa.Connection, annotation_id: int, fused: Sequence[Sequence[Any]], keep_windows: int | None
+) -> None:
+    query = sa.select(sa.func.count(), sa.func.max(windows.c.window_index)).where(
+        windows.c.annotation_id == annotation_id
+    )
+    count, last = connection.execute(query).one()
+    wanted = (last or 0) + 1 if keep_windows is None else keep_windows
+    if count != wanted:
+        raise Internal(f"Annotation {annotation_id} cannot be finished: {count} of its {wanted} windows are stored.")
+    if len(fused) != count:
+        raise Internal(f"Annotation {annotation_id} cannot be finished: {len(fused)} of {count} windows are fused.")
+
+
+def _replace_results(
+    connection: sa.Connection, annotation_id: int, fused: Sequence[Sequence[Any]], timeline: Sequence[Segment]
+) -> None:
+    for table in (fused_windows, segments):
+        connection.execute(sa.delete(table).where(table.c.annotation_id == annotation_id))
+    insert_rows(connection, fused_windows, FUSED_COLUMNS, annotation_id, fused)
+    rows = [(index, *astuple(segment)) for index, segment in enumerate(timeline)]
+    insert_rows(connection, segments, _SEGMENT_COLUMNS, annotation_id, rows)
+
+
+def _set_done(
+    connection: sa.Connection,
+    annotation_id: int,
+    duration_seconds: float,
+    provenance: Mapping[str, Any],
+    warning: tuple[str, str] | None,
+) -> None:
+    values: dict[str, Any] = {
+        "status": "done",
+        "error_code": None,
+        "error_message": None,
+        "duration_seconds": duration_seconds,
+        "provenance": dict(provenance),
+        "completed_at": utc_now(),
+    }
+    if warning is not None:
+        values |= {"warning_code": warning[0], "warning_message": warning[1]}
+    connection.execute(sa.update(annotations).where(annotations.c.id == annotation_id).values(values))

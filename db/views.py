@@ -1,0 +1,114 @@
+"""The views that people query. They show each video's current annotation, and the whole picture, not single people.
+
+Views hold no data, so they are no part of the migrations: `session.migrate` drops them, migrates, and creates them anew
+from here. A change to a view needs a new revision all the same, an empty one, for old databases to notice.
+"""
+
+import sqlalchemy as sa
+
+from db.tables import EMOTIONS
+
+# Column names as the README documents them.
+VIEW_COLUMNS: dict[str, tuple[str, ...]] = {
+    "timeline": ("video", "start_seconds", "end_seconds", "emotion", "confidence", "valence", "arousal"),
+    "window_scores": (
+        *("video", "window_index", "start_seconds", "end_seconds"),
+        *("modality", "state", "emotion", "probability"),
+    ),
+    "video_summary": (
+        *("video", "duration_seconds", "segments", "dominant_emotion", "mean_valence", "mean_arousal"),
+        *(f"{name}_share" for name in EMOTIONS),
+        "none_share",
+    ),
+    "failures": ("video", "code", "message", "severity", "attempts", "failed_at"),
+}
+
+
+def create_views(connection: sa.Connection) -> None:
+    """Create all views; none of them may exist."""
+    for name, select in _selects().items():
+        connection.exec_driver_sql(f"CREATE VIEW {name} ({', '.join(VIEW_COLUMNS[name])}) AS {select}")
+
+
+def drop_views(connection: sa.Connection) -> None:
+    """Drop those views that exist."""
+    for name in VIEW_COLUMNS:
+        connection.exec_driver_sql(f"DROP VIEW IF EXISTS {name}")
+
+
+def _selects() -> dict[str, str]:
+    return {
+        "timeline": _TIMELINE,
+        "window_scores": _window_scores(),
+        "video_summary": _video_summary(),
+        "failures": _FAILURES,
+    }
+
+
+_TIMELINE = """
+    SELECT videos.uri, segments.start_seconds, segments.end_seconds,
+           segments.emotion, segments.confidence, segments.valence, segments.arousal
+    FROM videos JOIN segments ON segments.annotation_id = videos.current_annotation_id"""
+
+# A failure is history once a later annotation of the same version is done.
+_FAILURES = """
+    SELECT videos.uri, failed.error_code, failed.error_message, 'failed', failed.attempts, failed.completed_at
+    FROM videos
+    JOIN annotations failed ON failed.video_id = videos.id AND failed.version = videos.version
+    LEFT JOIN annotations latest ON latest.id = videos.current_annotation_id
+    WHERE failed.status = 'failed' AND (latest.id IS NULL OR latest.completed_at < failed.completed_at)
+    UNION ALL
+    SELECT videos.uri, latest.warning_code, latest.warning_message, 'warning', latest.attempts, latest.completed_at
+    FROM videos JOIN annotations latest ON latest.id = videos.current_annotation_id
+    WHERE latest.warning_code IS NOT NULL"""
+
+
+def _window_scores() -> str:
+    labels = " UNION ALL ".join(f"SELECT '{name}' AS emotion" for name in EMOTIONS)
+
+    def branch(modality: str, state: str) -> str:
+        cases = " ".join(f"WHEN '{name}' THEN {modality}_{name}" for name in EMOTIONS)
+        return f"""
+    SELECT videos.uri, windows.window_index, windows.start_seconds, windows.end_seconds,
+           '{modality}', {state}, labels.emotion, CASE labels.emotion {cases} END
+    FROM videos
+    JOIN windows ON windows.annotation_id = videos.current_annotation_id
+    LEFT JOIN fused_windows ON fused_windows.annotation_id = windows.annotation_id
+                           AND fused_windows.window_index = windows.window_index
+    CROSS JOIN ({labels}) labels"""
+
+    fused_state = "CASE WHEN fused_windows.emotion IS NULL THEN 'none' ELSE 'ok' END"
+    states = {"audio": "windows.audio_state", "video": "windows.video_state", "fused": fused_state}
+    return " UNION ALL ".join(branch(modality, state) for modality, state in states.items())
+
+
+def _video_summary() -> str:
+    length = "(segments.end_seconds - segments.start_seconds)"
+    seconds = ", ".join(
+        f"SUM(CASE WHEN segments.emotion = '{name}' THEN {length} ELSE 0 END) AS {name}" for name in EMOTIONS
+    )
+    shares = ", ".join(f"{name} / annotated" for name in EMOTIONS)
+    # Grouped by uri, so that a query for one video need not add up all the others.
+    return f"""
+    SELECT uri, duration_seconds, segments, {_dominant()}, valence / felt, arousal / felt, {shares}, unfelt / annotated
+    FROM (
+        SELECT videos.uri, annotations.duration_seconds,
+               COUNT(segments.segment_index) AS segments, SUM({length}) AS annotated,
+               SUM(CASE WHEN segments.emotion IS NOT NULL THEN {length} END) AS felt,
+               SUM(segments.valence * {length}) AS valence, SUM(segments.arousal * {length}) AS arousal, {seconds},
+               SUM(CASE WHEN segments.emotion IS NULL THEN {length} ELSE 0 END) AS unfelt
+        FROM videos
+        JOIN annotations ON annotations.id = videos.current_annotation_id
+        LEFT JOIN segments ON segments.annotation_id = annotations.id
+        GROUP BY videos.uri, annotations.duration_seconds
+    ) totals"""
+
+
+def _dominant() -> str:
+    """The emotion with the most time, the earlier in the list where two tie, NULL where there is none."""
+
+    def leads(name: str) -> str:
+        others = " AND ".join(f"{name} >= {other}" for other in EMOTIONS if other != name)
+        return f"WHEN felt IS NOT NULL AND {others} THEN '{name}'"
+
+    return f"CASE {' '.join(leads(name) for name in EMOTIONS)} END"

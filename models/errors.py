@@ -1,0 +1,5 @@
+"""The errors of the models. A leaf: imports nothing."""
+
+
+class ModelError(Exception):
+    """Raised when a model's weights are missing, damaged or not the expected ones; the message names the file."""

@@ -1,0 +1,165 @@
+"""The compact expression network: an aligned grey face in, probabilities over `EMOTIONS` out.
+
+A residual network (He et al. 2016, doi 10.1109/CVPR.2016.90) of 1.8 M parameters, trained by
+`models.training.face` on FER2013. It knows nothing of where faces come from (`models.faces`) nor of time; `pool`
+makes one row of a window's faces.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from models.errors import ModelError
+from models.taxonomy import EMOTIONS, FloatArray, widen
+
+INPUT_SIZE = 48  # pixels, both sides: the size of FER2013's images
+BATCH_SIZE = 64  # faces a forward pass; more gains nothing on a CPU and costs memory
+MIN_CONTRAST = 4.0  # grey levels; keeps the noise of a nearly flat crop from being blown up to full contrast
+PROBABILITY_FLOOR = 1e-6  # so that one certain face cannot veto a label for the whole window
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut (He et al. 2016, figure 2)."""
+
+    def __init__(self, n_in: int, n_out: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(n_in, n_out, 3, stride, 1, bias=False)
+        self.norm1 = nn.BatchNorm2d(n_out)
+        self.conv2 = nn.Conv2d(n_out, n_out, 3, 1, 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(n_out)
+        changes = stride > 1 or n_in != n_out
+        projection = nn.Sequential(nn.Conv2d(n_in, n_out, 1, stride, bias=False), nn.BatchNorm2d(n_out))
+        self.shortcut = projection if changes else nn.Identity()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(n, n_in, h, w) to (n, n_out, h / stride, w / stride)."""
+        y = torch.relu(self.norm1(self.conv1(x)))
+        return torch.relu(self.norm2(self.conv2(y)) + self.shortcut(x))
+
+
+class ExpressionNet(nn.Module):
+    """Stem, one residual block for each width (each but the first halves the picture), mean over the picture, head."""
+
+    def __init__(self, widths: tuple[int, ...], n_labels: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv2d(1, widths[0], 5, 2, 2, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU(inplace=True)
+        )
+        pairs = zip(widths[:1] + widths[:-1], widths, strict=True)
+        self.blocks = nn.Sequential(*(ResidualBlock(a, b, 1 if i == 0 else 2) for i, (a, b) in enumerate(pairs)))
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(widths[-1], n_labels)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(n, 1, 48, 48) float, standardised, to logits (n, n_labels)."""
+        features = self.blocks(self.stem(x)).mean(dim=(2, 3))
+        return self.head(self.dropout(features))  # type: ignore[no-any-return]
+
+
+def standardise(crops: torch.Tensor) -> torch.Tensor:
+    """Give each crop mean 0 and standard deviation 1, so that exposure and contrast do not matter.
+
+    Args:
+        crops: (n, h, w) uint8 or float, grey levels 0 to 255.
+
+    Returns:
+        (n, 1, h, w) float32.
+    """
+    x = crops.float().unsqueeze(1)
+    spread, mean = torch.std_mean(x, dim=(2, 3), correction=0, keepdim=True)
+    return (x - mean) / spread.clamp_min(MIN_CONTRAST)
+
+
+class ExpressionModel:
+    """The network with its weights, ready to run.
+
+    Attributes:
+        labels: what the network knows, in the order of its outputs; all in `EMOTIONS`.
+        input_size: side of the crops in pixels.
+    """
+
+    def __init__(self, net: ExpressionNet, labels: tuple[str, ...], *, device: str = "cpu") -> None:
+        self.labels = labels
+        self.input_size = INPUT_SIZE
+        self._device = torch.device(device)
+        self._net = net.to(self._device).eval()
+
+    @classmethod
+    def load(cls, folder: Path, *, device: str = "cpu") -> Self:
+        """Read `folder/config.json` and `folder/model.safetensors`.
+
+        Raises:
+            ModelError: a file is missing, damaged, or does not fit the other.
+        """
+        labels, widths = _read_config(folder / "config.json")
+        net = ExpressionNet(widths, len(labels))
+        weights = folder / "model.safetensors"
+        try:
+            missing, unexpected = net.load_state_dict(load_file(weights), strict=False)
+        except (OSError, SafetensorError, RuntimeError) as error:
+            raise ModelError(f"cannot load the expression network from {weights}: {error}") from error
+        missing = [name for name in missing if not name.endswith("num_batches_tracked")]  # only training counts batches
+        if missing or unexpected:
+            raise ModelError(f"{weights} is not this network: missing {missing}, unexpected {unexpected}")
+        return cls(net, labels, device=device)
+
+    @torch.inference_mode()
+    def predict(self, crops: npt.NDArray[np.uint8]) -> FloatArray:
+        """Read the expression of each face.
+
+        Args:
+            crops: (n, 48, 48) uint8, grey, aligned by `models.faces.align`.
+
+        Returns:
+            (n, 8) float32 in the order of `EMOTIONS`; NaN for labels that the network does not know, the
+            others sum to 1.
+
+        Raises:
+            ValueError: the crops have another shape or type.
+        """
+        if crops.ndim != 3 or crops.shape[1:] != (INPUT_SIZE, INPUT_SIZE) or crops.dtype != np.uint8:
+            raise ValueError(f"want crops (n, {INPUT_SIZE}, {INPUT_SIZE}) of uint8, got {crops.shape} of {crops.dtype}")
+        if not len(crops):
+            return widen(np.empty((0, len(self.labels)), dtype=np.float32), self.labels)
+        batches = torch.split(torch.from_numpy(np.ascontiguousarray(crops)), BATCH_SIZE)
+        rows = [torch.softmax(self._net(standardise(batch.to(self._device))), dim=1).cpu() for batch in batches]
+        return widen(torch.cat(rows).numpy(), self.labels)
+
+
+def _read_config(path: Path) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """The labels and widths of `config.json`; raises ModelError."""
+    try:
+        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        labels, widths = tuple(config["labels"]), tuple(int(width) for width in config["widths"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"cannot read the expression network's {path}: {error!r}") from error
+    if config.get("input_size") != INPUT_SIZE:
+        raise ModelError(f"{path}: input_size must be {INPUT_SIZE}, got {config.get('input_size')}")
+    if not labels or not set(labels) <= set(EMOTIONS) or len(set(labels)) != len(labels) or not widths:
+        raise ModelError(f"{path}: labels must be distinct and among {EMOTIONS}, got {labels}, widths {widths}")
+    return labels, widths
+
+
+def pool(rows: FloatArray) -> FloatArray:
+    """One window's row from its faces' rows: their normalised geometric mean.
+
+    Args:
+        rows: (m, 8) float32, m >= 1, as `ExpressionModel.predict` gives them.
+
+    Returns:
+        (8,) float32, NaN where the rows are; the others sum to 1.
+
+    Raises:
+        ValueError: there is no row.
+    """
+    if rows.ndim != 2 or not len(rows):
+        raise ValueError(f"want at least one row (m, {len(EMOTIONS)}), got {rows.shape}")
+    product = np.exp(np.log(np.maximum(rows, PROBABILITY_FLOOR)).mean(axis=0))
+    return np.asarray(product / np.nansum(product), dtype=np.float32)

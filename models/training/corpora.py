@@ -1,0 +1,101 @@
+"""Which clip of a corpus shows which emotion and who speaks, read from the file names; and the clip's sound.
+
+Codings: RAVDESS, Livingstone and Russo 2018, doi 10.1371/journal.pone.0196391; CREMA-D, Cao et al. 2014,
+doi 10.1109/TAFFC.2014.2336244; the Javanese corpus, Arifin et al., names `AA-SS-EE_RR`.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import numpy as np
+import numpy.typing as npt
+
+from models.taxonomy import EMOTIONS
+
+FloatArray = npt.NDArray[np.float32]
+
+SAMPLE_RATE_HZ = 16_000
+SUFFIXES = (".opus", ".wav", ".flac", ".mp3", ".mp4")
+
+RAVDESS_EMOTIONS = dict(zip(("01", "02", "03", "04", "05", "06", "07", "08"), EMOTIONS, strict=True))
+CREMA_D_EMOTIONS = {"ANG": "angry", "DIS": "disgust", "FEA": "fearful", "HAP": "happy", "NEU": "neutral", "SAD": "sad"}
+JAVANESE_EMOTIONS = {
+    "01": "neutral", "02": "sad", "03": "happy", "04": "surprised", "05": "fearful", "06": "angry",
+}  # fmt: skip
+CREMA_D_FAULTY = frozenset({"1040_ITH_SAD_X", "1076_MTI_SAD_XX"})  # misnamed; silent
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One clip: where it lies, what its actor was asked to show, and who that is (`corpus/actor`)."""
+
+    path: Path
+    emotion: str
+    speaker: str
+
+    def __post_init__(self) -> None:
+        if self.emotion not in EMOTIONS:
+            raise ValueError(f"{self.path}: {self.emotion!r} is not one of {EMOTIONS}")
+
+    @property
+    def corpus(self) -> str:
+        return self.speaker.split("/")[0]
+
+
+def ravdess_clip(path: Path) -> Clip:
+    """A clip named `MM-VV-EE-II-SS-RR-AA`."""
+    fields = path.stem.split("-")
+    return Clip(path, RAVDESS_EMOTIONS[fields[2]], f"ravdess/{fields[6]}")
+
+
+def crema_d_clip(path: Path) -> Clip:
+    """A clip named `AAAA_SSS_EEE_LL`."""
+    fields = path.stem.split("_")
+    return Clip(path, CREMA_D_EMOTIONS[fields[2]], f"crema-d/{fields[0]}")
+
+
+def javanese_clip(path: Path) -> Clip:
+    """A clip named `AA-SS-EE_RR`."""
+    fields = path.stem.replace("_", "-").split("-")
+    return Clip(path, JAVANESE_EMOTIONS[fields[2]], f"javanese/{fields[0]}")
+
+
+def clips_in(folder: Path, read_name: Callable[[Path], Clip]) -> list[Clip]:
+    """Every clip of a corpus in the order of the names, without the clips known to be faulty.
+
+    Raises:
+        FileNotFoundError: the folder holds no clip.
+        ValueError: a file is not named as this corpus names its clips.
+    """
+    paths = sorted(p for p in folder.glob("*") if p.suffix in SUFFIXES and p.stem not in CREMA_D_FAULTY)
+    if not paths:
+        raise FileNotFoundError(f"no clips {SUFFIXES} in {folder}")
+    return [_read_name(path, read_name) for path in paths]
+
+
+def _read_name(path: Path, read_name: Callable[[Path], Clip]) -> Clip:
+    try:
+        return read_name(path)
+    except (KeyError, IndexError) as error:
+        raise ValueError(f"{path}: not a name of this corpus") from error
+
+
+def read_sound(path: Path) -> FloatArray:
+    """Decode a clip's sound: (n,) float32 in -1..1, mono, 16 kHz.
+
+    Raises:
+        av.FFmpegError: the file cannot be decoded.
+    """
+    with av.open(str(path)) as container:
+        return np.concatenate([np.zeros(0, np.float32), *_resampled(container)])
+
+
+def _resampled(container: av.container.InputContainer) -> Iterator[FloatArray]:
+    resampler = av.AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE_HZ)
+    for frame in container.decode(audio=0):
+        for piece in resampler.resample(frame):
+            yield piece.to_ndarray()[0]
+    for piece in resampler.resample(None):
+        yield piece.to_ndarray()[0]

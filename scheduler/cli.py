@@ -1,0 +1,168 @@
+"""The command line. Every command imports what it needs when it runs, so that help is quick and torch stays away."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from db.errors import FAILURES, MoodreelError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+
+HELP = """\
+Turns stored videos into timelines of emotions in a SQL database.
+
+Each video is read once, offline. Windows of two seconds, one each second, are judged by the voice and by the largest
+face; the two are fused and smoothed into segments. Where nobody speaks and no face is seen there is no emotion.
+
+\b
+  moodreel annotate holiday.mp4              one video, into ./moodreel.db
+  moodreel annotate archive/ 'more/*.mkv'    folders and patterns; what is done is skipped
+  moodreel timeline holiday.mp4              what was found, segment by segment
+  moodreel status                            what is done, what failed and why
+  moodreel doctor                            is everything in place on this machine?
+
+\b
+Ask the database itself, for instance with sqlite3:
+  SELECT * FROM timeline        WHERE emotion = 'happy' AND confidence > 0.6;
+  SELECT * FROM video_summary   ORDER BY angry_share DESC;
+  SELECT * FROM window_scores   WHERE modality = 'audio' AND emotion = 'sad';
+  SELECT * FROM failures;
+
+A predicted expression is not somebody's inner state. See the README for what the law forbids.
+
+Exit status: 0 all done, 1 some videos failed, 2 wrong usage, 130 interrupted (the next run carries on).
+"""
+
+db_option = click.option(
+    "--db",
+    "db_url",
+    default="moodreel.db",
+    show_default=True,
+    metavar="URL",
+    envvar="MOODREEL_DB",
+    show_envvar=True,
+    help="SQLAlchemy URL or path of the SQLite file.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
+
+
+@click.group(help=HELP, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="moodreel")
+def cli() -> None:
+    pass
+
+
+@cli.command(short_help="Annotate videos: files, folders, patterns.")
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@db_option
+@click.option("--window", "window_seconds", default=2.0, show_default=True, metavar="SECONDS", help="0.5 to 30.")
+@click.option("--hop", "hop_seconds", default=1.0, show_default=True, metavar="SECONDS", help="At most the window.")
+@click.option("--fusion", "fusion_rule", metavar="NAME", help="How voice and face are combined (see below).")
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="Where the models run; auto takes a GPU if there is one.",
+)
+@json_option
+def annotate(
+    paths: tuple[str, ...],
+    db_url: str,
+    window_seconds: float,
+    hop_seconds: float,
+    fusion_rule: str | None,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Annotate videos and store their timelines.
+
+    PATH is a file, a folder (searched recursively) or a pattern such as 'clips/*.mp4'. Videos that this pipeline has
+    already annotated are skipped; a file that was changed is annotated anew.
+
+    \b
+    --fusion NAME is one of
+      average     mean of both            weighted    mean by weights
+      threshold   the sure one alone      dynamic     each weighs by its confidence
+      rules       agreement, else the surer one
+      log-linear  product of both         (default: the preset's)
+    """
+    from scheduler.annotate import AnnotateOptions, run
+
+    options = AnnotateOptions(db_url, window_seconds, hop_seconds, fusion_rule, device, as_json)
+    sys.exit(run(paths, options))
+
+
+@cli.command(short_help="Show one video's timeline.")
+@click.argument("uri")
+@db_option
+@json_option
+def timeline(uri: str, db_url: str, as_json: bool) -> None:
+    """Show the timeline of one video: a path as it was annotated, or its URI in the database."""
+    from scheduler.show import show_timeline
+
+    show_timeline(uri, db_url, as_json)
+
+
+@cli.command(short_help="What is done, what failed.")
+@db_option
+@json_option
+def status(db_url: str, as_json: bool) -> None:
+    """Count annotations by status, and list failures with their codes."""
+    from scheduler.show import show_status
+
+    show_status(db_url, as_json)
+
+
+@cli.command(short_help="Check this machine.")
+@db_option
+@json_option
+def doctor(db_url: str, as_json: bool) -> None:
+    """Check what is installed, the device, the weights, that a video can be decoded, and the database."""
+    from scheduler.doctor import examine
+
+    sys.exit(0 if examine(db_url, as_json) else EXIT_FAILED)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; errors that moodreel knows become one sentence and an exit status."""
+    try:
+        cli.main(args=arguments, standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        sys.exit(stop.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(EXIT_USAGE)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(EXIT_INTERRUPTED)
+    except MoodreelError as error:
+        stderr().print(f"moodreel: {error}", markup=False, highlight=False, soft_wrap=True)
+        stderr().print(
+            f"  {error.hint or FAILURES[error.code].what_to_do} [{error.code}]", markup=False, highlight=False
+        )
+        sys.exit(EXIT_USAGE if error.code == "bad_option" else EXIT_FAILED)
+
+
+def stderr() -> "Console":
+    """Where complaints go."""
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on standard output."""
+    import json
+
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def default_db_exists(db_url: str) -> bool:
+    """Whether a SQLite file is there; reading commands do not make one."""
+    return "://" in db_url or Path(db_url).exists()

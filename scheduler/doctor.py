@@ -1,0 +1,143 @@
+"""The command `doctor`: is everything in place on this machine?"""
+
+import platform
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from scheduler.cli import default_db_exists, print_json
+from scheduler.render import printable
+
+PACKAGES = ("moodreel", "torch", "transformers", "av", "onnxruntime", "opencv-python-headless", "sqlalchemy")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check found."""
+
+    check: str
+    fine: bool
+    says: str
+
+
+def examine(db_url: str, as_json: bool) -> bool:
+    """Run every check, print what it says; True if all is well."""
+    findings = [_run(name, check) for name, check in _checks(db_url)]
+    if as_json:
+        print_json([finding.__dict__ for finding in findings])
+    else:
+        _print(findings)
+    return all(finding.fine for finding in findings)
+
+
+def _checks(db_url: str) -> Iterator[tuple[str, Callable[[], str]]]:
+    yield "python", lambda: f"{platform.python_version()} on {platform.machine()} {platform.system()}"
+    for package in PACKAGES:
+        yield package, partial(version, package)
+    yield "device", _device
+    yield "weights", _weights
+    yield "decoding", _decoding
+    yield "database", lambda: _database(db_url)
+
+
+def _run(name: str, check: Callable[[], str]) -> Finding:
+    try:
+        return Finding(name, True, check())
+    except PackageNotFoundError:
+        return Finding(name, False, "not installed")
+    except Exception as error:  # noqa: BLE001 - a check that fails is a finding, whatever the reason
+        return Finding(name, False, f"{type(error).__name__}: {error}")
+
+
+def _device() -> str:
+    import torch
+
+    if torch.cuda.is_available():
+        return f"cuda: {torch.cuda.get_device_name()}"
+    return f"cpu, {torch.get_num_threads()} threads (torch finds no usable GPU)"
+
+
+def _weights() -> str:
+    """Load both models for real and let each judge one example."""
+    import numpy as np
+
+    from models.audio import AudioEmotionModel
+    from models.expression import ExpressionModel
+    from models.faces import FaceDetector
+    from models.presets import COMPACT
+    from models.voice import VoiceDetector
+
+    audio = AudioEmotionModel.load(COMPACT.audio.folder, window_seconds=2.0)
+    audio.predict(np.zeros((1, 32_000), np.float32), np.array([32_000]))
+    face = ExpressionModel.load(COMPACT.face.folder)
+    face.predict(np.zeros((1, 48, 48), np.uint8))
+    VoiceDetector().feed(np.zeros(512, np.float32))
+    FaceDetector().detect(np.zeros((120, 160, 3), np.uint8))
+    hashes = (COMPACT.audio.describe()["sha256"], COMPACT.face.describe()["sha256"])
+    return "voice {:.8}, face {:.8}, both detectors load and run".format(*hashes)
+
+
+def _decoding() -> str:
+    """Write a short clip and read it back through the decoding child."""
+    import os
+
+    from worker.protocol import End, Picture, ReadRequest, Sound
+    from worker.reader import Reader
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "clip.mp4")
+        codecs = _write_clip(path)
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            with Reader() as reader:
+                events = list(reader.read(descriptor, "clip.mp4", ReadRequest(frame_rate_hz=5.0)))
+        finally:
+            os.close(descriptor)
+    kinds = {type(event) for event in events}
+    if not {End, Picture, Sound} <= kinds:
+        raise RuntimeError(f"a clip that was just written came back without sound or pictures: {kinds}")
+    return f"a clip with {codecs} comes back with sound and pictures"
+
+
+def _write_clip(path: Path) -> str:
+    import av
+    import numpy as np
+
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("mpeg4", rate=25)
+        video.width, video.height, video.pix_fmt = 160, 120, "yuv420p"
+        audio = container.add_stream("aac", rate=16_000)
+        for _ in range(25):
+            container.mux(
+                video.encode(av.VideoFrame.from_ndarray(np.full((120, 160, 3), 90, np.uint8), format="rgb24"))
+            )
+        sound = av.AudioFrame.from_ndarray(np.zeros((1, 16_000), np.float32), format="fltp", layout="mono")
+        sound.sample_rate = 16_000
+        container.mux(audio.encode(sound))
+        container.mux(video.encode())
+        container.mux(audio.encode())
+    return "MPEG-4 and AAC"
+
+
+def _database(db_url: str) -> str:
+    from db.store import Store
+
+    if not default_db_exists(db_url):
+        return f"{db_url}: not there yet; `moodreel annotate` makes it"
+    with Store(db_url) as store:
+        return f"{db_url}: {store.status().videos} videos"
+
+
+def _print(findings: list[Finding]) -> None:
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for finding in findings:
+        mark = Text("ok", style="green") if finding.fine else Text("BAD", style="red")
+        table.add_row(mark, finding.check, printable(finding.says))
+    Console().print(table)

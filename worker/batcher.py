@@ -1,0 +1,83 @@
+"""Batches filled across all windows, spans and videos in flight, for one resident copy of a model.
+
+A batch leaves when it is full or when its first row has waited `latency_seconds`, so that a lone short video does not
+wait. The queue is bounded: readers that are faster than the model wait.
+"""
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+Row = tuple[npt.NDArray[np.generic], ...]
+Rows = npt.NDArray[np.float32]
+
+
+class Batcher:
+    """Runs `predict` on batches of rows that many threads submit.
+
+    Args:
+        predict: takes stacked arrays, one for each element of a row, and returns (n, 8) float32.
+        batch_size: rows in a full batch.
+        latency_seconds: how long the first row of a batch waits for company.
+    """
+
+    def __init__(self, predict: Callable[..., Rows], batch_size: int, latency_seconds: float = 0.02) -> None:
+        self._predict = predict
+        self._batch_size = batch_size
+        self._latency_seconds = latency_seconds
+        self._queue: queue.Queue[tuple[Row, Future[Rows]] | None] = queue.Queue(maxsize=4 * batch_size)
+        self._thread = threading.Thread(target=self._run, name="batcher", daemon=True)
+        self._thread.start()
+
+    def submit(self, *row: npt.NDArray[np.generic]) -> "Future[Rows]":
+        """Queue one row (its arrays without the batch axis); the future gives its (8,) float32 probabilities."""
+        future: Future[Rows] = Future()
+        self._queue.put((row, future))
+        return future
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._queue.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while (first := self._queue.get()) is not None:
+            batch, last = self._fill(first)
+            self._answer(batch)
+            if last:
+                return
+
+    def _fill(self, first: tuple[Row, Future[Rows]]) -> tuple[list[tuple[Row, Future[Rows]]], bool]:
+        batch = [first]
+        deadline = time.monotonic() + self._latency_seconds
+        while len(batch) < self._batch_size:
+            try:
+                item = self._queue.get(timeout=max(0.0, deadline - time.monotonic()))
+            except queue.Empty:
+                break
+            if item is None:
+                return batch, True
+            batch.append(item)
+        return batch, False
+
+    def _answer(self, batch: list[tuple[Row, Future[Rows]]]) -> None:
+        try:
+            columns = zip(*(row for row, _ in batch), strict=True)
+            rows = self._predict(*(np.stack(column) for column in columns))
+        except Exception as error:  # noqa: BLE001 - whoever waits for a row gets the error, whatever it is
+            for _, future in batch:
+                future.set_exception(error)
+            return
+        for (_, future), probabilities in zip(batch, rows, strict=True):
+            future.set_result(probabilities)

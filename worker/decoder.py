@@ -1,0 +1,267 @@
+"""The child process that decodes: `python -m worker.decoder`, started by `worker.reader`.
+
+It is handed open descriptors, one for each job, over the socket that it inherits, and sends messages back; it never
+sees a path, an address or a credential. It ends when the parent hangs up. Imports no torch.
+"""
+
+import argparse
+import contextlib
+import importlib
+import os
+import resource
+import signal
+import socket
+import time
+import traceback
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Any
+
+import av
+from av.audio.frame import AudioFrame
+from av.packet import Packet
+from av.stream import Stream
+from av.video.frame import VideoFrame
+
+from worker import decoder_media
+from worker.decoder_media import SLOTTED_FORMATS, DescriptorFile, FrameTimes, Media, MediaError
+from worker.decoder_sound import Listener, SoundTrack
+from worker.decoder_video import Converter, PictureTrack, Watcher
+from worker.protocol import Channel, ChannelClosed, End, Event, Failure, Job, Progress, ReadRequest
+
+PROGRESS_SECONDS = 0.5  # of the clock on the wall
+MIN_MISSING_SECONDS, MIN_MISSING_SHARE = 1.0, 0.01  # of what the index promised, to call a file truncated
+
+
+class Tools:
+    """What is loaded once and used for many files: the detectors, named as `module:Class`."""
+
+    def __init__(self, listener: str, watcher: str, thread_count: int) -> None:
+        self._listener, self._watcher, self.thread_count = listener, watcher, thread_count
+
+    @cached_property
+    def listener(self) -> Listener:
+        """Hears speech."""
+        return _load(self._listener)()  # type: ignore[no-any-return]
+
+    @cached_property
+    def watcher(self) -> Watcher:
+        """Sees faces."""
+        return _load(self._watcher)()  # type: ignore[no-any-return]
+
+
+def _load(name: str) -> Any:
+    module, _, attribute = name.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+class StreamReader:
+    """Decodes one stream's packets into its track's events."""
+
+    def __init__(self, stream: Stream, media: Media, track: SoundTrack | PictureTrack) -> None:
+        self.track, self.n_packets, self.n_frames, self.n_lost = track, 0, 0, 0
+        self._stream, self._media = stream, media
+        self._times = FrameTimes(slotted=stream.type == "video" and media.format in SLOTTED_FORMATS)
+        self._frame_seconds = _frame_seconds(stream)
+        self._end_seconds: float | None = None
+
+    def take(self, packet: "Packet[Stream]") -> Iterator[Event]:
+        """Decode one packet; the empty packet at the end ends the track."""
+        t_seconds = self._media.time(packet)
+        is_last = packet.size == 0 and t_seconds is None
+        if not is_last:
+            self._note(packet, t_seconds)
+        try:
+            frames = packet.decode()
+        except av.error.EOFError:
+            frames = []
+        except av.error.FFmpegError as error:
+            if isinstance(error, MemoryError):
+                raise
+            frames = []
+            self._times.lose()
+            self.lose(t_seconds)
+        for frame in frames:
+            yield from self._show(frame)
+        if is_last:
+            yield from self.track.finish(self._end_seconds)
+
+    def lose(self, t_seconds: float | None) -> None:
+        """Something of this stream could not be read."""
+        self.n_lost += 1
+        self.track.lose(t_seconds)
+
+    def _note(self, packet: "Packet[Stream]", t_seconds: float | None) -> None:
+        self.n_packets += 1
+        self._times.note(packet)
+        if packet.is_corrupt:
+            self.lose(t_seconds)
+        if t_seconds is not None:
+            length = float((packet.duration or 0) * packet.time_base) or self._frame_seconds
+            self._end_seconds = max(self._end_seconds or 0.0, t_seconds + length)
+
+    def _show(self, frame: Any) -> Iterator[Event]:
+        stamp, base = self._times.of(frame), self._stream.time_base
+        length = self._length(frame)
+        t_seconds = self.track.expect()
+        if stamp is not None and base is not None:
+            t_seconds = self._media.timeline.place(
+                self._stream.index, stamp * base.numerator / base.denominator, length
+            )
+        self.n_frames += 1
+        try:
+            if isinstance(frame, AudioFrame) and isinstance(self.track, SoundTrack):
+                yield from self.track.add(frame, t_seconds)
+            elif isinstance(frame, VideoFrame) and isinstance(self.track, PictureTrack):
+                yield from self.track.add(frame, t_seconds, length)
+        except av.error.FFmpegError:
+            self.lose(t_seconds)
+
+    def _length(self, frame: Any) -> float:
+        if isinstance(frame, AudioFrame):
+            return frame.samples / max(1, frame.sample_rate)
+        base = self._stream.time_base
+        return float(frame.duration * base) if frame.duration and base else self._frame_seconds
+
+
+def _frame_seconds(stream: Stream) -> float:
+    """How long a frame lasts that does not say so."""
+    if stream.type != "video":
+        return 0.0
+    return float(1 / stream.average_rate) if stream.average_rate else 0.04
+
+
+class SpanReader:
+    """Reads one span of one file, in one sequential pass.
+
+    Args:
+        media: the open file.
+        request: the span.
+        tools: the detectors.
+    """
+
+    def __init__(self, media: Media, request: ReadRequest, tools: Tools) -> None:
+        self._media, self._request, self._tools = media, request, tools
+        media.go_to(request.start_seconds, request.warm_up_seconds)
+        self._readers = {stream.index: StreamReader(stream, media, self._track(stream)) for stream in media.streams.all}
+        self._absent = {
+            stream.index
+            for stream in media.streams.all
+            if media.misses(stream, request.start_seconds, request.end_seconds)
+        }
+        self._told_at = time.monotonic()
+
+    def _track(self, stream: Stream) -> SoundTrack | PictureTrack:
+        start, end = self._request.start_seconds, self._request.end_seconds
+        if stream.type == "audio":
+            return SoundTrack(start, end, self._request.warm_up_seconds, self._tools.listener)
+        converter = Converter(stream.sample_aspect_ratio)  # type: ignore[attr-defined]
+        return PictureTrack(start, end, self._request.frame_rate_hz, self._tools.watcher, converter)
+
+    def events(self) -> Iterator[Event]:
+        """All events of the span, with `End` as the last.
+
+        Raises:
+            MediaError: from the file's start on, nothing at all could be decoded.
+        """
+        stopped = False
+        for packet in self._media.packets():
+            yield from self._progress()
+            if packet is None:
+                for reader in self._readers.values():
+                    reader.lose(None)
+                continue
+            reader = self._readers[
+                packet.stream.index
+            ]  # the empty packets at the end have no stream_index of their own
+            if not reader.track.done:
+                yield from reader.take(packet)
+                stopped = all(r.track.done or i in self._absent for i, r in self._readers.items())
+            if stopped:
+                break
+        self._require_something()
+        yield self._end(whole=not stopped)
+
+    def _progress(self) -> Iterator[Progress]:
+        if time.monotonic() - self._told_at > PROGRESS_SECONDS:
+            self._told_at = time.monotonic()
+            yield Progress(max(reader.track.t_seconds for reader in self._readers.values()))
+
+    def _require_something(self) -> None:
+        if self._request.start_seconds > 0 or any(reader.n_frames for reader in self._readers.values()):
+            return
+        if any(reader.n_packets for reader in self._readers.values()):
+            raise MediaError("undecodable", "not one of its frames or samples can be decoded")
+        if self._media.duration_seconds:
+            raise MediaError("truncated", "it breaks off before its first frame")
+        raise MediaError("no_streams", "its streams are empty")
+
+    def _end(self, *, whole: bool) -> End:
+        ends = {"audio": None, "video": None} | {
+            "audio" if isinstance(r.track, SoundTrack) else "video": r.track.end_seconds for r in self._readers.values()
+        }
+        duration = max((end for end in ends.values() if end is not None), default=None) if whole else None
+        promised = self._media.promised_seconds
+        missing = 0.0 if duration is None or promised is None else promised - duration
+        truncated = missing > max(MIN_MISSING_SECONDS, MIN_MISSING_SHARE * (promised or 0.0))
+        return End(ends["audio"], ends["video"], duration, truncated)
+
+
+def _run(job: Job, descriptor: int, tools: Tools, channel: Channel) -> None:
+    file = DescriptorFile(descriptor)
+    if job.request is None:
+        channel.send(decoder_media.probe(file))
+        return
+    media = Media(file, tools.thread_count)
+    with contextlib.closing(media):
+        for event in SpanReader(media, job.request, tools).events():
+            channel.send(event)
+
+
+def _failure(error: Exception) -> Failure:
+    if isinstance(error, MediaError):
+        return Failure(error.code, str(error))
+    if isinstance(error, MemoryError):
+        return Failure("out_of_memory", "decoding it needs more memory than is allowed")
+    if isinstance(error, av.error.FFmpegError):
+        return Failure("undecodable", error.strerror)
+    if isinstance(error, OSError):
+        return Failure("not_readable", error.strerror or str(error))
+    return Failure("internal", "".join(traceback.format_exception(error))[-2000:])
+
+
+def serve(channel: Channel, tools: Tools) -> None:
+    """Do jobs until the parent hangs up."""
+    while True:
+        job, descriptor = channel.receive_job()
+        try:
+            _run(job, descriptor, tools, channel)
+        except ChannelClosed:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever a file sets off is reported, and the next one comes
+            channel.send(_failure(error))
+        finally:
+            os.close(descriptor)
+
+
+def main() -> None:
+    """Serve the parent at the other end of the socket named on the command line."""
+    parser = argparse.ArgumentParser(prog="worker.decoder")
+    parser.add_argument("--socket", type=int, required=True)
+    parser.add_argument("--memory-bytes", type=int, required=True)
+    parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--listener", required=True)
+    parser.add_argument("--watcher", required=True)
+    options = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent decides
+    resource.setrlimit(resource.RLIMIT_DATA, (options.memory_bytes, options.memory_bytes))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    av.logging.set_level(None)
+    av.logging.set_libav_level(av.logging.PANIC)
+    with contextlib.suppress(ChannelClosed):
+        channel = Channel(socket.socket(fileno=options.socket))
+        serve(channel, Tools(options.listener, options.watcher, options.threads))
+
+
+if __name__ == "__main__":
+    main()

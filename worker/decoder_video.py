@@ -1,0 +1,177 @@
+"""From decoded frames to what is on screen at each point of a regular grid of times.
+
+The picture at a grid point is the last frame that came on at or before it. A frame stays on until the next one, but
+where something in between was lost only until its own end: what could not be decoded is said, not bridged.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Protocol
+
+import numpy as np
+from av.video.frame import VideoFrame
+from av.video.reformatter import VideoReformatter
+
+from worker.protocol import ByteArray, Picture, Unreadable
+
+PICTURE_SIZE = 640  # pixels on the long side, at most
+SLACK_SECONDS = 2e-6  # containers' start times are rounded to microseconds
+RECOVERY_SECONDS = 10.0  # without a key frame, after which pictures are trusted again
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What a watcher sees in one picture; the fields are those of `worker.protocol.Picture`."""
+
+    state: str
+    face_count: int = 0
+    crop: ByteArray | None = None
+    box: tuple[float, float, float, float] | None = None
+    confidence: float | None = None
+
+
+class Watcher(Protocol):
+    """Looks at pictures. `worker.decoder_faces.FaceWatcher` looks for faces."""
+
+    def look(self, picture: ByteArray) -> Sight:
+        """What is to be seen in an upright picture (height, width, 3), RGB, at most 640 pixels on its long side."""
+        ...
+
+
+class Converter:
+    """Makes small upright RGB pictures with square pixels of frames of any size, format and rotation.
+
+    Args:
+        pixel_aspect: width of a pixel by its height.
+    """
+
+    def __init__(self, pixel_aspect: Fraction | None) -> None:
+        self._aspect = float(pixel_aspect) if pixel_aspect and 0.05 < pixel_aspect < 20 else 1.0
+        self._reformatter = VideoReformatter()
+
+    def convert(self, frame: VideoFrame) -> ByteArray:
+        """A frame as (height, width, 3) uint8, at most `PICTURE_SIZE` on its long side.
+
+        Raises:
+            av.error.FFmpegError, ValueError: its pixel format cannot be converted.
+        """
+        width, height = frame.width * self._aspect, float(frame.height)
+        scale = min(1.0, PICTURE_SIZE / max(width, height))
+        small = self._reformatter.reformat(
+            frame, max(2, round(width * scale)), max(2, round(height * scale)), "rgb24", threads=1
+        )
+        return np.ascontiguousarray(np.rot90(small.to_ndarray(), round(frame.rotation / 90) % 4))
+
+
+@dataclass(frozen=True)
+class _Held:
+    """The frame on screen."""
+
+    frame: VideoFrame
+    start_seconds: float
+    end_seconds: float  # its own, if nothing follows
+
+
+class PictureTrack:
+    """One span of one picture stream, from decoded frames to events.
+
+    Args:
+        start_seconds, end_seconds: the span; None: to the end of the stream.
+        rate_hz: points of the grid in each second.
+        watcher: looks once at each frame that is on screen at a point of the grid.
+        converter: makes pictures of frames.
+    """
+
+    def __init__(
+        self, start_seconds: float, end_seconds: float | None, rate_hz: float, watcher: Watcher, converter: Converter
+    ) -> None:
+        self._start_seconds, self._span_end_seconds = start_seconds, end_seconds
+        self._rate_hz, self._watcher, self._converter = rate_hz, watcher, converter
+        self._next = self._grid(start_seconds)
+        self._held: _Held | None = None
+        self._lost_from: float | None = None
+        self._recovering = False
+        self._end_seconds: float | None = None
+        self.done = False
+
+    @property
+    def end_seconds(self) -> float | None:
+        """How far the stream went, readable or not; None if nothing was there."""
+        return self._end_seconds
+
+    @property
+    def t_seconds(self) -> float:
+        """How far the reading has come."""
+        return self._next / self._rate_hz
+
+    def expect(self) -> float:
+        """The time of a frame that does not say its own."""
+        return self._end_seconds or 0.0
+
+    def add(self, frame: VideoFrame, t_seconds: float, length_seconds: float) -> Iterator[Picture | Unreadable]:
+        """Take the next frame in the order of showing."""
+        if self._held is not None and t_seconds <= self._held.start_seconds:
+            return
+        self._end_seconds = max(self._end_seconds or 0.0, t_seconds + length_seconds)
+        if self._is_doubtful(frame, t_seconds):
+            yield from self._drop_held(t_seconds)
+            self._recovering = True
+            self._lost_from = t_seconds if self._lost_from is None else self._lost_from
+            return
+        yield from self._drop_held(t_seconds)
+        if self._lost_from is not None:
+            yield from self._report_loss(t_seconds)
+        self._held = _Held(frame, t_seconds, t_seconds + length_seconds)
+        self.done = self._span_end_seconds is not None and t_seconds >= self._span_end_seconds
+
+    def lose(self, t_seconds: float | None) -> None:
+        """Some of the stream, near `t_seconds`, could not be decoded; until a key frame all that follows is in doubt."""
+        self._recovering = True
+        if self._lost_from is None:
+            end = self._held.end_seconds if self._held is not None else self._end_seconds
+            self._lost_from = end if end is not None else max(0.0, t_seconds or 0.0)
+
+    def finish(self, stream_end_seconds: float | None) -> Iterator[Picture | Unreadable]:
+        """The stream is over, and its last packet lasted until `stream_end_seconds`."""
+        yield from self._drop_held(math.inf)
+        if self._lost_from is not None:
+            self._end_seconds = max(self._end_seconds or 0.0, stream_end_seconds or 0.0)
+            yield from self._report_loss(self._end_seconds)
+
+    def _is_doubtful(self, frame: VideoFrame, t_seconds: float) -> bool:
+        """Whether a frame is damaged, or was made from frames that are."""
+        if frame.is_corrupt:
+            return True
+        waited = t_seconds - (t_seconds if self._lost_from is None else self._lost_from)
+        if frame.key_frame or waited > RECOVERY_SECONDS:
+            self._recovering = False
+        return self._recovering
+
+    def _drop_held(self, until_seconds: float) -> Iterator[Picture]:
+        """Send the points of the grid at which the held frame is on screen, and let go of it."""
+        held, self._held = self._held, None
+        if held is None:
+            return
+        if self._lost_from is not None or math.isinf(until_seconds):
+            until_seconds = min(until_seconds, held.end_seconds)
+        if self._span_end_seconds is not None:
+            until_seconds = min(until_seconds, self._span_end_seconds)
+        first = max(self._next, self._grid(held.start_seconds))
+        self._next = max(self._next, self._grid(until_seconds))
+        if first < self._next:
+            sight = self._watcher.look(self._converter.convert(held.frame))
+            for index in range(first, self._next):
+                yield Picture(index, index / self._rate_hz, held.start_seconds, **vars(sight))
+
+    def _report_loss(self, until_seconds: float) -> Iterator[Unreadable]:
+        start = max(self._lost_from or 0.0, self._start_seconds)
+        end = until_seconds if self._span_end_seconds is None else min(until_seconds, self._span_end_seconds)
+        self._lost_from = None
+        if end - start > SLACK_SECONDS:
+            yield Unreadable("video", start, end)
+
+    def _grid(self, t_seconds: float) -> int:
+        """The first point of the grid at or after a time."""
+        return math.ceil((t_seconds - SLACK_SECONDS) * self._rate_hz)

@@ -1,0 +1,230 @@
+"""One video's way from its URI to its rows, top to bottom: record, plan, claim, read, windows, checkpoint, finish."""
+
+import os
+import queue
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from types import TracebackType
+from typing import Self
+
+from db.errors import Interrupted, LeaseLost, MoodreelError, NoStreams, Undecodable
+from db.identity import Source
+from db.rows import SpanClaim
+from db.store import Store
+from worker.collect import ABSENT, UNREADABLE
+from worker.finish import finish
+from worker.protocol import Event, Progress
+from worker.reader import Reader
+from worker.recipe import Recipe
+from worker.recognizers import Recognizers, as_moodreel_error
+from worker.source import opened
+from worker.span import annotate_span, facts, planned, read_request
+
+LEASE_SECONDS = 120.0
+RENEW_SECONDS = 30.0
+MAX_CHILDREN = 4
+
+DONE, FAILED, ELSEWHERE = "done", "failed", "elsewhere"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one video ended.
+
+    Attributes:
+        status: `done`, `failed`, or `elsewhere` if another process holds the rest of it.
+        error: why it failed.
+        warning: code and sentence, for what is wrong although it is done.
+    """
+
+    source: Source
+    status: str
+    error: MoodreelError | None = None
+    warning: tuple[str, str] | None = None
+
+
+# Called with a source, how many seconds of it are done, and how long it is (None: not known).
+Report = Callable[[Source, float, float | None], None]
+
+
+class Pipeline:
+    """Annotates videos on this machine with one copy of each model and several decoding children.
+
+    Args:
+        store: where the rows go.
+        recipe: what is computed.
+        device: auto, cpu or cuda.
+        children: how many files are decoded at once; by default one for each core, at most `MAX_CHILDREN`.
+
+    Raises:
+        WeightsMissing, DeviceUnavailable: the recipe cannot be computed here.
+    """
+
+    def __init__(self, store: Store, recipe: Recipe, device: str = "auto", children: int | None = None) -> None:
+        self._store, self._recipe = store, recipe
+        self._children = children or min(MAX_CHILDREN, os.cpu_count() or 1)
+        self._models = Recognizers(recipe, device)
+        self._pipeline_id = store.register_pipeline(recipe.digest, recipe.name, recipe.config)
+        self._owner = new_owner()
+        self._stop = threading.Event()
+        self._readers: queue.SimpleQueue[Reader] = queue.SimpleQueue()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._models.__exit__(kind, error, trace)
+        while not self._readers.empty():
+            self._readers.get().close()
+
+    def annotate(self, sources: Sequence[Source], report: Report = lambda *_: None) -> Iterator[Outcome]:
+        """Annotate videos, several at a time; outcomes come as they are ready.
+
+        Leaving the iterator early, as Ctrl-C does, gives the spans under way back to the database.
+        """
+        with ThreadPoolExecutor(min(self._children, max(1, len(sources))), "annotate") as pool:
+            waiting = [pool.submit(self._annotate, source, report) for source in sources]
+            try:
+                for future in as_completed(waiting):
+                    yield future.result()
+            finally:
+                self._stop.set()
+                for future in waiting:
+                    future.cancel()
+
+    def _annotate(self, source: Source, report: Report) -> Outcome:
+        video_id = self._store.observe(source.uri, source.version, source.size_bytes)
+        annotation = self._store.request(video_id, source.version, self._pipeline_id)
+        try:
+            self._store.begin_attempt(annotation.id)
+            self._work_off(source, annotation.id, report)
+            return self._publish(source, annotation.id)
+        except LeaseLost:
+            return Outcome(source, ELSEWHERE)
+        except Interrupted:
+            raise
+        except Exception as error:  # noqa: BLE001 - one file's fault, whatever it is, must not end the others
+            failure = as_moodreel_error(error, source.uri)
+            self._store.fail(annotation.id, failure.code, str(failure))
+            return Outcome(source, FAILED, failure)
+
+    def _work_off(self, source: Source, annotation_id: int, report: Report) -> None:
+        """Plan a video's spans and do those that nobody has done or is doing."""
+        with opened(source) as descriptor, self._reader() as reader:
+            probe = reader.probe(descriptor, source.uri)
+            self._store.observe(source.uri, source.version, source.size_bytes, facts(probe, source))
+            self._store.plan(annotation_id, planned(self._recipe.plan, probe))
+            while claim := self._claim(annotation_id):
+                with self._holding(claim):
+                    request = read_request(claim, self._recipe)
+                    events = self._watched(reader.read(descriptor, source.uri, request), claim)
+                    shown = self._reported(events, source, probe.duration_seconds, report)
+                    result = annotate_span(shown, claim, self._recipe, self._models)
+                    if result.warning:
+                        self._store.warn(annotation_id, *result.warning)
+                    self._store.checkpoint(claim, result.rows)
+                    self._store.complete_span(claim, result.true_end_seconds)
+
+    def _claim(self, annotation_id: int) -> SpanClaim | None:
+        dead = [owner for owner in self._store.lease_owners(annotation_id) if is_dead(owner)]
+        return self._store.claim(annotation_id, self._owner, LEASE_SECONDS, dead)
+
+    @contextmanager
+    def _holding(self, claim: SpanClaim) -> Iterator[None]:
+        """Give the span back if it is not done in the end."""
+        try:
+            yield
+        except BaseException:
+            self._store.release(claim)
+            raise
+
+    @contextmanager
+    def _reader(self) -> Iterator[Reader]:
+        """A decoding child, kept for the next video."""
+        try:
+            reader = self._readers.get_nowait()
+        except queue.Empty:
+            reader = Reader()
+        try:
+            yield reader
+        finally:
+            self._readers.put(reader)
+
+    def _watched(self, events: Iterator[Event], claim: SpanClaim) -> Iterator[Event]:
+        """Pass events on; keep the lease, and stop where a stop was asked for."""
+        renewed = time.monotonic()
+        for event in events:
+            if self._stop.is_set():
+                raise Interrupted("stopped on request")
+            if time.monotonic() - renewed > RENEW_SECONDS:
+                self._store.renew(claim, LEASE_SECONDS)
+                renewed = time.monotonic()
+            yield event
+
+    def _reported(
+        self, events: Iterator[Event], source: Source, duration_seconds: float | None, report: Report
+    ) -> Iterator[Event]:
+        for event in events:
+            if isinstance(event, Progress):
+                report(source, event.t_seconds, duration_seconds)
+            yield event
+
+    def _publish(self, source: Source, annotation_id: int) -> Outcome:
+        """Finish a video once all its spans are done.
+
+        Raises:
+            NoStreams, Undecodable: there was nothing in it, or nothing that could be read.
+        """
+        spans = self._store.spans(annotation_id)
+        if any(span.status != "done" for span in spans):
+            return Outcome(source, ELSEWHERE)
+        duration_seconds = max((span.true_end_seconds or 0.0 for span in spans), default=0.0)
+        if duration_seconds <= 0:
+            raise NoStreams(f"{source.uri}: neither sound nor pictures of any length")
+        if nothing_was_read(self._store, annotation_id):
+            raise Undecodable(f"{source.uri}: no part of its sound or pictures could be decoded")
+        provenance = {**self._models.provenance(), "moodreel": version("moodreel")}
+        finish(self._store, annotation_id, self._recipe, duration_seconds, provenance=provenance)
+        done = self._store.annotation(annotation_id)
+        warning = (done.warning_code, done.warning_message or "") if done.warning_code else None
+        return Outcome(source, DONE, warning=warning)
+
+
+def nothing_was_read(store: Store, annotation_id: int) -> bool:
+    """Whether no window has a modality that could be read."""
+    states = {state for row in store.windows(annotation_id) for state in (row[3], row[4])}
+    return states <= {ABSENT, UNREADABLE}
+
+
+_OWNERS_HERE: set[str] = set()
+
+
+def new_owner() -> str:
+    """A name for leases that says which process holds them."""
+    owner = f"{socket.gethostname()}:{os.getpid()}:{time.time_ns()}"
+    _OWNERS_HERE.add(owner)
+    return owner
+
+
+def is_dead(owner: str) -> bool:
+    """Whether a lease's owner is a process of this machine that is gone. Of other machines nothing is known."""
+    host, _, rest = owner.rpartition(":")[0].rpartition(":")
+    if host != socket.gethostname() or not rest.isdigit():
+        return False
+    if int(rest) == os.getpid():
+        return owner not in _OWNERS_HERE
+    try:
+        os.kill(int(rest), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False

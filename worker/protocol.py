@@ -1,0 +1,319 @@
+"""What the reader and its child process say to each other: values, and how they travel over a socket.
+
+A message is a JSON header and the raw bytes of its arrays. The child decodes files that nobody vouches for, so the
+parent takes nothing from it that could run code (no pickle), and every value checks itself. Knows no media.
+"""
+
+import json
+import math
+import socket
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float32]
+ByteArray = npt.NDArray[np.uint8]
+
+SAMPLE_RATE_HZ = 16_000
+CHUNK_SAMPLES = 512  # of the voice detector: 32 ms at 16 kHz
+CROP_SIZE = 48  # pixels on each side of a face crop
+
+MAX_HEADER_BYTES = 1 << 20
+MAX_ARRAY_BYTES = 1 << 26
+_DTYPES = {"float32": np.dtype(np.float32), "uint8": np.dtype(np.uint8)}
+_PREFIX = struct.Struct(">I")
+
+
+class ProtocolError(Exception):
+    """Raised when a message is not one that the other side could have meant to send."""
+
+
+class ChannelClosed(Exception):  # noqa: N818 - like BrokenPipe: nothing went wrong on this side
+    """Raised when the other side has hung up."""
+
+
+def _require(condition: bool, complaint: str) -> None:
+    if not condition:
+        raise ProtocolError(complaint)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """What a container says about itself; None where it says nothing.
+
+    Attributes:
+        container: FFmpeg's name of the format.
+        duration_seconds: what the container promises; reading to the end settles it.
+        seekable: whether reading may begin in the middle, so that the file can be cut into spans.
+        width, height: of the coded picture, before rotation and pixel shape.
+        rotation_degrees: counter-clockwise turn that puts the picture upright: 0, 90, 180 or 270.
+        frame_rate_hz: the average; variable rates are common.
+        recorded_at: ISO 8601.
+        audio_tracks, video_tracks: how many there are, cover pictures not counted. One of each is read.
+    """
+
+    container: str
+    duration_seconds: float | None = None
+    seekable: bool = False
+    has_audio: bool = False
+    has_video: bool = False
+    audio_codec: str | None = None
+    video_codec: str | None = None
+    width: int | None = None
+    height: int | None = None
+    rotation_degrees: int = 0
+    frame_rate_hz: float | None = None
+    recorded_at: str | None = None
+    audio_tracks: int = 0
+    video_tracks: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadRequest:
+    """Which stretch of a file to read, and how densely.
+
+    Attributes:
+        start_seconds, end_seconds: the span; None: to the true end.
+        frame_rate_hz: pictures are taken at the times k / frame_rate_hz.
+        warm_up_seconds: how much earlier the sound begins for the voice detector alone.
+
+    Raises:
+        ValueError: a value makes no sense.
+    """
+
+    start_seconds: float = 0.0
+    end_seconds: float | None = None
+    frame_rate_hz: float = 5.0
+    warm_up_seconds: float = 5.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start_seconds < math.inf:
+            raise ValueError(f"a span must start at 0 or later, got {self.start_seconds}")
+        if self.end_seconds is not None and not self.start_seconds < self.end_seconds < math.inf:
+            raise ValueError(f"a span must end after its start at {self.start_seconds}, got {self.end_seconds}")
+        if not 0 < self.frame_rate_hz <= 1000 or not 0 <= self.warm_up_seconds <= 600:
+            raise ValueError(f"not a rate or a warm-up: {self.frame_rate_hz} Hz, {self.warm_up_seconds} s")
+
+
+@dataclass(frozen=True)
+class Sound:
+    """A stretch of sound, mono, about a second long. Stretches follow one another without gap or overlap.
+
+    Attributes:
+        start_sample: sample n lies at n / 16000 s.
+        samples: (n,) float32 within -1..1; zeros where the stream has a gap.
+    """
+
+    start_sample: int
+    samples: FloatArray
+
+    def __post_init__(self) -> None:
+        _require(self.samples.ndim == 1 and self.samples.dtype == np.float32, "sound is not (n,) float32")
+
+
+@dataclass(frozen=True)
+class Voice:
+    """How likely there is speech.
+
+    Attributes:
+        first_chunk: chunk k covers the samples [512 k, 512 (k + 1)), wherever the span begins.
+        probabilities: (m,) float32, for the chunks `first_chunk`, `first_chunk` + 1, ...
+    """
+
+    first_chunk: int
+    probabilities: FloatArray
+
+    def __post_init__(self) -> None:
+        _require(self.probabilities.ndim == 1 and self.probabilities.dtype == np.float32, "voice is not (m,) float32")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What is on screen at one point of the grid.
+
+    Attributes:
+        grid_index, t_seconds: the point, and its time grid_index / frame_rate_hz.
+        source_seconds: when the frame that is on screen at that time came on.
+        state: `face` or `no_face`.
+        face_count: how many faces are visible; what follows describes the largest.
+        crop: (48, 48) uint8, grey, aligned; None without a face.
+        box: left, top, width and height as shares of the upright picture.
+        confidence: the detector's, 0..1.
+    """
+
+    grid_index: int
+    t_seconds: float
+    source_seconds: float
+    state: str
+    face_count: int = 0
+    crop: ByteArray | None = None
+    box: tuple[float, float, float, float] | None = None
+    confidence: float | None = None
+
+    def __post_init__(self) -> None:
+        _require(self.state in ("face", "no_face"), f"no such state of a picture: {self.state}")
+        if self.crop is not None:
+            shape = (CROP_SIZE, CROP_SIZE)
+            _require(self.crop.shape == shape and self.crop.dtype == np.uint8, "a crop is not (48, 48) uint8")
+        if self.box is not None:
+            _require(len(self.box) == 4, "a box is not four numbers")
+            object.__setattr__(self, "box", tuple(self.box))  # JSON knows lists only
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A stretch of one stream, `audio` or `video`, that could not be decoded. It comes before what lies after it."""
+
+    stream: str
+    start_seconds: float
+    end_seconds: float
+
+    def __post_init__(self) -> None:
+        _require(self.stream in ("audio", "video"), f"no such stream: {self.stream}")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far the reading has come."""
+
+    t_seconds: float
+
+
+@dataclass(frozen=True)
+class End:
+    """The span has been read.
+
+    Attributes:
+        audio_end_seconds, video_end_seconds: how far each stream was followed; None if it had nothing there.
+        duration_seconds: the file's true length; None if the reading stopped before the file's end.
+        truncated: the container's own index promised clearly more than there was.
+    """
+
+    audio_end_seconds: float | None
+    video_end_seconds: float | None
+    duration_seconds: float | None
+    truncated: bool = False
+
+
+@dataclass(frozen=True)
+class Failure:
+    """The file cannot be read: a code of `db.errors`, and why in a few words."""
+
+    code: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the child is to do with the descriptor that comes with this: `probe`, or `read` as `request` says."""
+
+    task: str
+    request: ReadRequest | None = None
+
+
+Event = Sound | Voice | Picture | Unreadable | Progress | End
+Message = Event | Probe | Failure
+
+_KINDS: Mapping[str, type[Any]] = {
+    cls.__name__: cls for cls in (Sound, Voice, Picture, Unreadable, Progress, End, Probe, Failure)
+}
+
+
+class Channel:
+    """One end of the socket between parent and child. `send` blocks while the other side does not read.
+
+    Raises (from each method):
+        ChannelClosed, ProtocolError.
+        TimeoutError: nothing came, or nothing could be sent, for as long as the socket's timeout says.
+    """
+
+    READ_BYTES: ClassVar[int] = 1 << 16
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+
+    def close(self) -> None:
+        """Hang up."""
+        self._socket.close()
+
+    def send(self, message: Message) -> None:
+        """Send one message to the parent."""
+        values = {field.name: getattr(message, field.name) for field in fields(message)}
+        arrays = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
+        header = {name: value for name, value in values.items() if name not in arrays}
+        header |= {"kind": type(message).__name__}
+        header |= {"arrays": {name: [array.dtype.name, array.shape] for name, array in arrays.items()}}
+        line = json.dumps(header).encode()
+        self._write(b"".join([_PREFIX.pack(len(line)), line, *(array.tobytes() for array in arrays.values())]))
+
+    def receive(self) -> Message:
+        """Wait for the child's next message."""
+        header = self._header()
+        kind = _KINDS.get(str(header.pop("kind", None)))
+        arrays = header.pop("arrays", None)
+        if kind is None or not isinstance(arrays, dict):
+            raise ProtocolError(f"no such message: {header}")
+        try:
+            values = header | {name: self._array(*description) for name, description in arrays.items()}
+            return kind(**values)  # type: ignore[no-any-return]
+        except (TypeError, ValueError) as error:
+            raise ProtocolError(f"not a {kind.__name__}: {error}") from error
+
+    def send_job(self, job: Job, descriptor: int) -> None:
+        """Hand the child an open file and say what to do with it."""
+        request = None if job.request is None else vars(job.request)
+        line = json.dumps({"task": job.task, "request": request}).encode()
+        try:
+            socket.send_fds(self._socket, [_PREFIX.pack(len(line))], [descriptor])
+        except ConnectionError as error:
+            raise ChannelClosed from error
+        self._write(line)
+
+    def receive_job(self) -> tuple[Job, int]:
+        """Wait for the parent's next job, and the descriptor that is now the child's own."""
+        prefix, descriptors, _, _ = socket.recv_fds(self._socket, _PREFIX.size, 1)
+        if len(prefix) < _PREFIX.size or not descriptors:
+            raise ChannelClosed
+        line = json.loads(self._read(_PREFIX.unpack(prefix)[0]))
+        request = None if line["request"] is None else ReadRequest(**line["request"])
+        return Job(line["task"], request), descriptors[0]
+
+    def _header(self) -> dict[str, Any]:
+        (length,) = _PREFIX.unpack(self._read(_PREFIX.size))
+        _require(length <= MAX_HEADER_BYTES, f"a header of {length} bytes")
+        try:
+            header = json.loads(self._read(length))
+        except ValueError as error:
+            raise ProtocolError(f"a header that is not JSON: {error}") from error
+        if not isinstance(header, dict):
+            raise ProtocolError(f"a header that is not an object: {header}")
+        return header
+
+    def _array(self, name: str, shape: list[int]) -> npt.NDArray[Any]:
+        _require(name in _DTYPES and all(isinstance(n, int) and n >= 0 for n in shape), f"no array: {name} {shape}")
+        length = _DTYPES[name].itemsize * math.prod(shape)
+        _require(length <= MAX_ARRAY_BYTES, f"an array of {length} bytes")
+        return np.frombuffer(self._read(length), _DTYPES[name]).reshape(shape)
+
+    def _write(self, content: bytes) -> None:
+        try:
+            self._socket.sendall(content)
+        except ConnectionError as error:
+            raise ChannelClosed from error
+
+    def _read(self, length: int) -> bytearray:
+        content = bytearray(length)
+        view = memoryview(content)
+        while view:
+            try:
+                count = self._socket.recv_into(view, min(len(view), self.READ_BYTES))
+            except ConnectionError as error:
+                raise ChannelClosed from error
+            if not count:
+                raise ChannelClosed
+            view = view[count:]
+        return content

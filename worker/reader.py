@@ -1,0 +1,226 @@
+"""Reads sound and pictures of one file at a time, through a child process that does the decoding.
+
+Hostile or broken files crash, hang and bloat decoders; here they only cost the child, which is replaced. The child is
+handed an open descriptor, never a path or an address, and an environment without credentials. See `worker.decoder`
+for its side and `worker.protocol` for what is said. The process that runs models opens no media itself.
+"""
+
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Self
+
+from db import errors
+from worker.protocol import (
+    Channel,
+    ChannelClosed,
+    End,
+    Event,
+    Failure,
+    Job,
+    Message,
+    Probe,
+    ProtocolError,
+    ReadRequest,
+)
+
+SILENCE_SECONDS = 60.0  # without a message, after which a child counts as hung
+MEMORY_BYTES = 4 << 30  # that a child may allocate
+THREADS = 2  # that decode pictures in one child
+LISTENER = "models.voice:VoiceDetector"
+WATCHER = "worker.decoder_faces:FaceWatcher"
+
+_PASSED_ON = ("LANG", "LC_ALL", "LD_LIBRARY_PATH", "PATH", "TMPDIR")  # of the environment; credentials are not
+_SINGLE_THREADED = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+_LAST_WORDS_BYTES = 600
+
+_BY_CODE = {cls.code: cls for cls in (*errors.InputError.__subclasses__(), *errors.DecoderError.__subclasses__())}
+
+
+def _environment() -> dict[str, str]:
+    kept = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+    return kept | _SINGLE_THREADED | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+
+
+class _Child:
+    """One decoding process and the socket to it.
+
+    Args:
+        arguments: of `worker.decoder`, without the socket.
+        silence_seconds: how long to wait for a message.
+    """
+
+    def __init__(self, arguments: list[str], silence_seconds: float) -> None:
+        ours, theirs = socket.socketpair()
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the child
+        command = [sys.executable, "-P", "-m", "worker.decoder", "--socket", str(theirs.fileno()), *arguments]
+        with theirs:
+            self._process = subprocess.Popen(
+                command,
+                pass_fds=[theirs.fileno()],
+                env=_environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=self._stderr,
+            )
+        ours.settimeout(silence_seconds)
+        self.channel = Channel(ours)
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self._process.pid
+
+    def kill(self) -> None:
+        """End the process at once and forget it."""
+        self.channel.close()
+        self._process.kill()
+        self._process.wait()
+        self._stderr.close()
+
+    def end_of(self) -> str:
+        """How a process that has hung up ended, in words."""
+        try:
+            code = self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            return "it hung up"
+        if code < 0:
+            return f"it was ended by {signal.Signals(-code).name}"
+        return f"it exited with status {code}{self._last_words()}"
+
+    def _last_words(self) -> str:
+        size = self._stderr.seek(0, os.SEEK_END)
+        self._stderr.seek(max(0, size - _LAST_WORDS_BYTES))
+        lines = self._stderr.read().decode(errors="replace").strip().splitlines()
+        return f" ({lines[-1].strip()})" if lines else ""
+
+
+class Reader:
+    """Reads one file at a time; a context manager that owns one child process, kept for many files.
+
+    Args:
+        silence_seconds: how long the child may say nothing while it is waited for.
+        memory_bytes: that the child may allocate.
+        threads: that decode pictures.
+        listener, watcher: classes that the child hears speech and sees faces with, as `module:Class`: see
+            `worker.decoder_sound.Listener` and `worker.decoder_video.Watcher`.
+    """
+
+    def __init__(
+        self,
+        *,
+        silence_seconds: float = SILENCE_SECONDS,
+        memory_bytes: int = MEMORY_BYTES,
+        threads: int = THREADS,
+        listener: str = LISTENER,
+        watcher: str = WATCHER,
+    ) -> None:
+        self._silence_seconds = silence_seconds
+        options = {"memory-bytes": memory_bytes, "threads": threads, "listener": listener, "watcher": watcher}
+        self._arguments = [part for name, value in options.items() for part in (f"--{name}", str(value))]
+        self._child: _Child | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the child."""
+        if self._child is not None:
+            self._child.kill()
+            self._child = None
+
+    @property
+    def child_pid(self) -> int | None:
+        """The process id of the child; None while there is none."""
+        return None if self._child is None else self._child.pid
+
+    def probe(self, descriptor: int, name: str) -> Probe:
+        """What a file says about itself.
+
+        Args:
+            descriptor: of the open file; it stays the caller's.
+            name: for messages.
+
+        Raises:
+            db.errors.InputError, db.errors.DecoderError: the file cannot be read.
+        """
+        for message in self._run(Job("probe"), descriptor, name):
+            if isinstance(message, Probe):
+                return message
+        raise errors.Internal(f"{name}: the decoder did not say what the file is")
+
+    def read(self, descriptor: int, name: str, request: ReadRequest) -> Iterator[Event]:
+        """Read one span in one pass; the last event is `End`. Leaving the iterator early ends the child.
+
+        Args:
+            descriptor: of the open file; it stays the caller's.
+            name: for messages.
+
+        Raises:
+            db.errors.InputError, db.errors.DecoderError: the file cannot be read (on).
+        """
+        for message in self._run(Job("read", request), descriptor, name):
+            if isinstance(message, Probe | Failure):
+                raise errors.Internal(f"{name}: the decoder answered what nobody had asked")
+            yield message
+
+    def _run(self, job: Job, descriptor: int, name: str) -> Iterator[Message]:
+        before = _version(descriptor, name)
+        completed = False
+        try:
+            for message in self._messages(job, descriptor, name):
+                completed = isinstance(message, Probe | End | Failure)
+                if completed and _version(descriptor, name) != before:
+                    raise errors.ChangedWhileReading(f"{name} was changed while it was being read")
+                if isinstance(message, Failure):
+                    completed = message.code in _BY_CODE and message.code != errors.OutOfMemory.code
+                    raise _BY_CODE.get(message.code, errors.Internal)(f"{name} cannot be read: {message.reason}")
+                yield message
+        finally:
+            if not completed:
+                self.close()
+
+    def _messages(self, job: Job, descriptor: int, name: str) -> Iterator[Message]:
+        """What the child says, up to the message that ends the job."""
+        if self._child is None:
+            self._child = _Child(self._arguments, self._silence_seconds)
+        child = self._child
+        try:
+            child.channel.send_job(job, descriptor)
+            while True:
+                message = child.channel.receive()
+                yield message
+                if isinstance(message, Probe | End | Failure):
+                    return
+        except ChannelClosed as error:
+            raise errors.DecoderCrashed(f"{name}: the decoder died: {child.end_of()}") from error
+        except ProtocolError as error:
+            raise errors.DecoderCrashed(f"{name}: the decoder talked nonsense: {error}") from error
+        except TimeoutError as error:
+            seconds = self._silence_seconds
+            raise errors.DecoderTimeout(f"{name}: the decoder said nothing for {seconds:g} seconds") from error
+
+
+def _version(descriptor: int, name: str) -> tuple[int, int]:
+    """Size and time of the last change, to notice a file that is still being written.
+
+    Raises:
+        db.errors.EmptyFile, db.errors.NotReadable: there is nothing to read.
+    """
+    status = os.fstat(descriptor)
+    if stat.S_ISDIR(status.st_mode):
+        raise errors.NotReadable(f"{name} is a folder")
+    if stat.S_ISREG(status.st_mode) and not status.st_size:
+        raise errors.EmptyFile(f"{name} is zero bytes long")
+    return status.st_size, status.st_mtime_ns

@@ -1,0 +1,88 @@
+"""A pipeline's recipe: everything that decides the numbers. Its digest is the pipeline's identity.
+
+Not in it, but stored beside the results as provenance: device, dtype and batch size.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any
+
+from models import faces, voice
+from models.fusion import Fusion
+from models.presets import COMPACT, Preset
+from worker.timeline import Smoothing
+from worker.windows import WindowPlan
+
+# Raised by hand whenever the code changes the numbers though no setting did.
+SEMANTICS = 1
+
+
+@dataclass(frozen=True)
+class Gates:
+    """When a modality of a window counts.
+
+    Attributes:
+        speech_probability: from which a 32 ms chunk of sound counts as speech.
+        min_speech_share: of a window's chunks that must be speech for `ok`; below it the window has `no_speech`.
+        min_face_share: of a window's pictures that must show a face for `ok`; below it the window has `no_face`.
+    """
+
+    speech_probability: float = 0.5
+    min_speech_share: float = 0.25
+    min_face_share: float = 0.25
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All settings of one pipeline. Equal recipes give equal rows."""
+
+    preset: Preset = COMPACT
+    plan: WindowPlan = field(default_factory=WindowPlan)
+    fusion: Fusion = field(default_factory=Fusion)
+    gates: Gates = field(default_factory=Gates)
+    smoothing: Smoothing = field(default_factory=Smoothing)
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The recipe as plain JSON values, as it is stored in `pipelines.config`.
+
+        Raises:
+            models.errors.ModelError: a weights file is missing or unreadable.
+        """
+        return {
+            "semantics": SEMANTICS,
+            "preset": self.preset.name,
+            "audio": self.preset.audio.describe(),
+            "face": self.preset.face.describe(),
+            "voice_detector": {"sha256": voice.WEIGHTS_SHA256},
+            "face_detector": _face_detector(),
+            "picture_rate_hz": self.preset.picture_rate_hz,
+            **{name: asdict(getattr(self, name)) for name in ("plan", "gates", "fusion", "smoothing")},
+            "calibration": None,
+            "adaptation": None,
+        }
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the configuration in canonical JSON, in hexadecimal."""
+        canonical = json.dumps(self.config, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+    @property
+    def name(self) -> str:
+        """A short name for people, like `compact 2s/1s log-linear`."""
+        return f"{self.preset.name} {self.plan.window_ms / 1000:g}s/{self.plan.hop_ms / 1000:g}s {self.fusion.rule}"
+
+
+def _face_detector() -> dict[str, Any]:
+    return {
+        "sha256": faces.weights_sha256(),
+        "working_side": faces.WORKING_SIDE,
+        "min_face_size": faces.MIN_FACE_SIZE,
+        "pyramid_factor": faces.PYRAMID_FACTOR,
+        "step_thresholds": list(faces.STEP_THRESHOLDS),
+        "min_confidence": faces.MIN_FACE_CONFIDENCE,
+        "template": faces.TEMPLATE.tolist(),
+    }

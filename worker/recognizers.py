@@ -1,0 +1,151 @@
+"""The resident copy of each model, behind its batcher. Only this module of the worker brings torch in."""
+
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from db.errors import DeviceUnavailable, MoodreelError, OutOfMemory, WeightsMissing
+from models.errors import ModelError
+from worker.batcher import Batcher
+from worker.recipe import Recipe
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+Rows = npt.NDArray[np.float32]
+
+AUDIO_BATCH = 16  # windows
+FACE_BATCH = 64  # faces
+
+
+class Recognizers:
+    """Loads a recipe's models once, when the first of them is asked, and serves all readers.
+
+    Args:
+        recipe: whose models.
+        device: auto, cpu or cuda.
+    """
+
+    def __init__(self, recipe: Recipe, device: str = "auto") -> None:
+        self._recipe, self._asked = recipe, device
+        self._lock = threading.Lock()
+        self._stack = ExitStack()
+        self._audio: Batcher | None = None
+        self._face: Batcher | None = None
+        self._device: str | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    @property
+    def device(self) -> str:
+        """The device that the models run on.
+
+        Raises:
+            DeviceUnavailable: it was asked for and is not there.
+        """
+        with self._lock:
+            if self._device is None:
+                self._device = pick_device(self._asked)
+            return self._device
+
+    def submit_audio(self, *row: npt.NDArray[np.generic]) -> "Future[Rows]":
+        """Queue a window's sound: (window_samples,) float32 and its real length, () int64."""
+        device = self.device
+        with self._lock:
+            if self._audio is None:
+                self._audio = self._serve(self._load_audio(device), AUDIO_BATCH)
+        return self._audio.submit(*row)
+
+    def submit_face(self, *row: npt.NDArray[np.generic]) -> "Future[Rows]":
+        """Queue a face crop: (48, 48) uint8."""
+        device = self.device
+        with self._lock:
+            if self._face is None:
+                self._face = self._serve(self._load_face(device), FACE_BATCH)
+        return self._face.submit(*row)
+
+    def pool(self, rows: Rows) -> Rows:
+        """One window's row from its faces' rows: (m, 8) to (8,)."""
+        from models.expression import pool
+
+        return pool(rows)
+
+    def provenance(self) -> dict[str, Any]:
+        """What may differ between equal results."""
+        return {"device": self.device, "dtype": "float32", "audio_batch": AUDIO_BATCH, "face_batch": FACE_BATCH}
+
+    def _serve(self, predict: Callable[..., Rows], batch_size: int) -> Batcher:
+        return self._stack.enter_context(Batcher(predict, batch_size))
+
+    def _load_audio(self, device: str) -> Callable[..., Rows]:
+        from models.audio import AudioEmotionModel
+
+        seconds = self._recipe.plan.window_ms / 1000
+        return _guarded(lambda: AudioEmotionModel.load(self._folder("audio"), window_seconds=seconds, device=device))
+
+    def _load_face(self, device: str) -> Callable[..., Rows]:
+        from models.expression import ExpressionModel
+
+        return _guarded(lambda: ExpressionModel.load(self._folder("face"), device=device))
+
+    def _folder(self, side: str) -> Any:
+        return getattr(self._recipe.preset, side).folder
+
+
+def _guarded(load: Callable[[], Any]) -> Callable[..., Rows]:
+    """A model's `predict`, whose failures are moodreel's errors."""
+    try:
+        model = load()
+    except ModelError as error:
+        raise WeightsMissing(str(error)) from error
+
+    def predict(*arrays: npt.NDArray[np.generic]) -> Rows:
+        try:
+            return model.predict(*arrays)  # type: ignore[no-any-return]
+        except (MemoryError, RuntimeError) as error:
+            raise _translated(error) from error
+
+    return predict
+
+
+def _translated(error: Exception) -> Exception:
+    if isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error):
+        return OutOfMemory(f"the model ran out of memory: {error}")
+    return error
+
+
+def pick_device(asked: str) -> str:
+    """auto, cpu or cuda to a device that is there.
+
+    Raises:
+        DeviceUnavailable: cuda was asked for and torch finds none.
+    """
+    import torch
+
+    if asked == "cuda" and not torch.cuda.is_available():
+        raise DeviceUnavailable("--device cuda: torch finds no usable GPU here", "Use --device cpu, or auto.")
+    return "cuda" if asked != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def as_moodreel_error(error: BaseException, what: str) -> MoodreelError:
+    """Any error as one that has a code; what is not known is `internal`."""
+    from db.errors import Internal
+
+    if isinstance(error, MoodreelError):
+        return error
+    if isinstance(error, ModelError):
+        return WeightsMissing(str(error))
+    if isinstance(error, MemoryError):
+        return OutOfMemory(f"{what}: out of memory")
+    return Internal(f"{what}: {type(error).__name__}: {error}")
