@@ -59,7 +59,7 @@ class StreamReader:
     """Decodes one stream's packets into its track's events."""
 
     def __init__(self, stream: Stream, media: Media, track: SoundTrack | PictureTrack) -> None:
-        self.track, self.n_packets, self.n_frames, self.n_lost = track, 0, 0, 0
+        self.track, self.n_packets, self.n_frames = track, 0, 0
         self._stream, self._media = stream, media
         self._times = FrameTimes(slotted=stream.type == "video" and media.format in SLOTTED_FORMATS)
         self._frame_seconds = _frame_seconds(stream)
@@ -86,16 +86,15 @@ class StreamReader:
         if is_last:
             yield from self.track.finish(self._end_seconds)
 
-    def lose(self, t_seconds: float | None) -> None:
-        """Something of this stream could not be read."""
-        self.n_lost += 1
-        self.track.lose(t_seconds)
+    def lose(self, near_seconds: float | None, since_seconds: float | None = None) -> None:
+        """Something of this stream could not be read; see `PictureTrack.lose`."""
+        self.track.lose(near_seconds, since_seconds)
 
     def _note(self, packet: "Packet[Stream]", t_seconds: float | None) -> None:
         self.n_packets += 1
         self._times.note(packet)
         if packet.is_corrupt:
-            self.lose(t_seconds)
+            self.lose(t_seconds, t_seconds)
         if t_seconds is not None:
             length = float((packet.duration or 0) * packet.time_base) or self._frame_seconds
             self._end_seconds = max(self._end_seconds or 0.0, t_seconds + length)

@@ -136,11 +136,11 @@ class SoundTrack:
             yield from self._put(start_sample, samples)
         self._end_seconds = max(self._end_seconds or 0.0, self.expect())
 
-    def lose(self, t_seconds: float | None) -> None:
-        """Some of the stream, near `t_seconds`, could not be decoded."""
+    def lose(self, near_seconds: float | None, since_seconds: float | None = None) -> None:
+        """Some of the stream could not be decoded; `near_seconds` and `since_seconds` as for pictures."""
         if self._lost_from is None:
             expected = self._resampler.expected_seconds
-            self._lost_from = expected if expected is not None else max(0.0, t_seconds or 0.0)
+            self._lost_from = expected if expected is not None else max(0.0, since_seconds or near_seconds or 0.0)
 
     def finish(self, stream_end_seconds: float | None) -> Iterator[Sound | Voice | Unreadable]:
         """The stream is over, and its last packet lasted until `stream_end_seconds`."""

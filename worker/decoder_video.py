@@ -18,6 +18,7 @@ from worker.protocol import ByteArray, Picture, Unreadable
 
 PICTURE_SIZE = 640  # pixels on the long side, at most
 SLACK_SECONDS = 2e-6  # containers' start times are rounded to microseconds
+MAX_DELAY_SECONDS = 5.0  # from a packet's decoding to its frame
 RECOVERY_SECONDS = 10.0  # without a key frame, after which pictures are trusted again
 
 
@@ -114,24 +115,32 @@ class PictureTrack:
         """Take the next frame in the order of showing."""
         if self._held is not None and t_seconds <= self._held.start_seconds:
             return
+        yield from self._drop_held(t_seconds)
         self._end_seconds = max(self._end_seconds or 0.0, t_seconds + length_seconds)
         if self._is_doubtful(frame, t_seconds):
-            yield from self._drop_held(t_seconds)
-            self._recovering = True
-            self._lost_from = t_seconds if self._lost_from is None else self._lost_from
             return
-        yield from self._drop_held(t_seconds)
-        if self._lost_from is not None:
+        if self._lost_from is not None and self._lost_from <= t_seconds:
             yield from self._report_loss(t_seconds)
         self._held = _Held(frame, t_seconds, t_seconds + length_seconds)
         self.done = self._span_end_seconds is not None and t_seconds >= self._span_end_seconds
 
-    def lose(self, t_seconds: float | None) -> None:
-        """Some of the stream, near `t_seconds`, could not be decoded; until a key frame all that follows is in doubt."""
+    def lose(self, near_seconds: float | None, since_seconds: float | None = None) -> None:
+        """Some of the stream could not be decoded; until a key frame all that follows is in doubt.
+
+        Args:
+            near_seconds: roughly where, for want of a frame before it.
+            since_seconds: where exactly, if that is known; else it is after the last frame that came out.
+        """
         self._recovering = True
-        if self._lost_from is None:
-            end = self._held.end_seconds if self._held is not None else self._end_seconds
-            self._lost_from = end if end is not None else max(0.0, t_seconds or 0.0)
+        if self._lost_from is not None:
+            return
+        end = self._held.end_seconds if self._held is not None else self._end_seconds
+        if end is None:
+            self._lost_from = max(0.0, near_seconds or 0.0)
+        elif since_seconds is not None and end <= since_seconds <= end + MAX_DELAY_SECONDS:
+            self._lost_from = since_seconds
+        else:
+            self._lost_from = end
 
     def finish(self, stream_end_seconds: float | None) -> Iterator[Picture | Unreadable]:
         """The stream is over, and its last packet lasted until `stream_end_seconds`."""
@@ -143,9 +152,12 @@ class PictureTrack:
     def _is_doubtful(self, frame: VideoFrame, t_seconds: float) -> bool:
         """Whether a frame is damaged, or was made from frames that are."""
         if frame.is_corrupt:
+            self._recovering = True
+            self._lost_from = t_seconds if self._lost_from is None else min(self._lost_from, t_seconds)
             return True
-        waited = t_seconds - (t_seconds if self._lost_from is None else self._lost_from)
-        if frame.key_frame or waited > RECOVERY_SECONDS:
+        if self._lost_from is None or t_seconds < self._lost_from:
+            return False
+        if frame.key_frame or t_seconds - self._lost_from > RECOVERY_SECONDS:
             self._recovering = False
         return self._recovering
 
@@ -154,8 +166,10 @@ class PictureTrack:
         held, self._held = self._held, None
         if held is None:
             return
-        if self._lost_from is not None or math.isinf(until_seconds):
-            until_seconds = min(until_seconds, held.end_seconds)
+        if self._lost_from is not None:
+            until_seconds = min(until_seconds, max(self._lost_from, held.start_seconds))
+        if math.isinf(until_seconds):
+            until_seconds = held.end_seconds
         if self._span_end_seconds is not None:
             until_seconds = min(until_seconds, self._span_end_seconds)
         first = max(self._next, self._grid(held.start_seconds))

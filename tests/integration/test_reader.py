@@ -69,32 +69,34 @@ def test_variable_rate(reader, tmp_path, name, options):
     assert_sound(reading, 0, float(times[-1]))
 
 
+# Codecs of pictures and sound, what the reader's clock shows at the clip's start, and how truly the format itself
+# keeps the time of a picture: AVI counts frames from the first that it was given, MPEG stamps blocks of 2 KB.
 CONTAINERS = {
-    "a.mp4": ("libx264", "aac", 0.0),
-    "a.mov": ("mpeg4", "pcm_s16le", 0.0),
-    "a.mkv": ("libx264", "aac", 0.0),
-    "a.webm": ("libvpx", "libopus", 0.0),
-    "a.avi": ("mpeg4", "mp3", 0.0),
-    "a.flv": ("libx264", "aac", AAC_PRIMING_SECONDS),
-    "a.ts": ("libx264", "aac", AAC_PRIMING_SECONDS),
-    "a.mpg": ("mpeg2video", "mp2", 481 / SOUND_HZ),
-    "a.wmv": ("wmv2", "wmav2", 0.0),
-    "a.mxf": ("mpeg2video", "pcm_s16le", 0.0),
+    "a.mp4": ("libx264", "aac", 0.0, 0.002),
+    "a.mov": ("mpeg4", "pcm_s16le", 0.0, 0.002),
+    "a.mkv": ("libx264", "aac", 0.0, 0.002),
+    "a.webm": ("libvpx", "libopus", 0.0, 0.002),
+    "a.avi": ("mpeg4", "pcm_s16le", 0.0, 1 / 25 + 0.001),
+    "a.flv": ("libx264", "aac", AAC_PRIMING_SECONDS, 0.002),
+    "a.ts": ("libx264", "aac", AAC_PRIMING_SECONDS, 0.002),
+    "a.mpg": ("mpeg2video", "mp2", 481 / SOUND_HZ, 1 / 25 + 0.001),
+    "a.wmv": ("wmv2", "wmav2", 0.0, 0.002),
+    "a.mxf": ("mpeg2video", "pcm_s16le", 0.0, 0.002),
 }
 
 
 def clip(tmp_path, name, seconds=4.0, offset=0.0):
-    video, audio, _ = CONTAINERS[name]
-    options = dict(B_FRAMES) if video == "libx264" else {"g": "12", "qscale": "3", "b": "2M"}
+    video, audio = CONTAINERS[name][:2]
+    options = B_FRAMES if video == "libx264" else {"g": "12", "b": "2M"}
     pictures = Pictures(steady(seconds), codec=video, options=options)
     return write(tmp_path / name, pictures, [Track(codec=audio, seconds=seconds)], offset=offset)
 
 
 @pytest.mark.parametrize("name", CONTAINERS)
 def test_containers(reader, tmp_path, name):
-    shift = CONTAINERS[name][2]
+    shift, tolerance = CONTAINERS[name][2:]
     reading = read(reader, clip(tmp_path, name))
-    assert_pictures(reading, steady(4), shift=shift, tolerance=0.002)
+    assert_pictures(reading, steady(4), shift=shift, tolerance=tolerance)
     assert_sound(reading, 0.1, 3.9, shift=shift)
     assert len(reading.pictures) >= 19
     assert reading.end.duration_seconds == pytest.approx(4.0 + shift, abs=0.1)
@@ -103,19 +105,19 @@ def test_containers(reader, tmp_path, name):
 
 @pytest.mark.parametrize("name", CONTAINERS)
 def test_a_span_from_the_middle_equals_that_part_of_the_whole(reader, tmp_path, name):
-    path = clip(tmp_path, name, seconds=14.0)
+    path = clip(tmp_path, name, seconds=8.0)
     whole = read(reader, path)
-    span = read(reader, path, start_seconds=9.0, end_seconds=11.0, warm_up_seconds=2.0)
-    assert [p.grid_index for p in span.pictures] == list(range(45, 55))
+    span = read(reader, path, start_seconds=5.0, end_seconds=7.0, warm_up_seconds=1.5)
+    assert [p.grid_index for p in span.pictures] == list(range(25, 35))
     of_whole = {p.grid_index: p for p in whole.pictures}
     for mine in span.pictures:
         theirs = of_whole[mine.grid_index]
         assert np.array_equal(mine.crop, theirs.crop)
         assert mine.source_seconds == pytest.approx(theirs.source_seconds, abs=1e-6)
-    assert (span.first_sample, len(span.sound)) == (9 * 16000, 2 * 16000)
-    assert_sound(span, 9.0, 11.0, shift=CONTAINERS[name][2], tolerance=0.002)
-    assert span.first_chunk == 9 * 16000 // 512
-    assert len(span.voice) == -(-11 * 16000 // 512) - span.first_chunk
+    assert (span.first_sample, len(span.sound)) == (5 * 16000, 2 * 16000)
+    assert_sound(span, 5.0, 7.0, shift=CONTAINERS[name][2], tolerance=0.002)
+    assert span.first_chunk == 5 * 16000 // 512
+    assert len(span.voice) == -(-7 * 16000 // 512) - span.first_chunk
     np.testing.assert_allclose(span.voice, whole.voice[span.first_chunk :][: len(span.voice)], atol=0.03)
     assert span.end.duration_seconds is None
     assert probe(reader, path).seekable
@@ -123,13 +125,13 @@ def test_a_span_from_the_middle_equals_that_part_of_the_whole(reader, tmp_path, 
 
 @pytest.mark.parametrize("name", ["a.ts", "a.mkv", "a.mpg"])
 def test_start_other_than_zero(reader, tmp_path, name):
-    shift = CONTAINERS[name][2]
+    shift, tolerance = CONTAINERS[name][2:]
     path = clip(tmp_path, name, seconds=8.0, offset=1000.0)
     reading = read(reader, path)
-    assert_pictures(reading, steady(8), shift=shift, tolerance=0.002)
+    assert_pictures(reading, steady(8), shift=shift, tolerance=tolerance)
     assert_sound(reading, 0.1, 7.9, shift=shift)
     later = read(reader, path, start_seconds=6.0, warm_up_seconds=1.0)
-    assert_pictures(later, steady(8), shift=shift, tolerance=0.002)
+    assert_pictures(later, steady(8), shift=shift, tolerance=tolerance)
     assert later.pictures[0].grid_index == 30
     assert later.end.duration_seconds == pytest.approx(reading.end.duration_seconds, abs=0.003)
 
@@ -237,7 +239,10 @@ def test_timestamps_that_start_again_midway(reader, tmp_path):
     path.write_bytes(b"".join(part.read_bytes() for part in parts))
     reading = read(reader, path)
     assert reading.end.duration_seconds == pytest.approx(7.0, abs=0.1)
-    assert reading.numbers[22:24] == [49, 54]  # a second and more into the second part: not silently dropped
+    numbers = {p.grid_index: n for p, n in zip(reading.pictures, reading.numbers, strict=True)}
+    second = 4.0 + AAC_PRIMING_SECONDS  # where the second part begins
+    for index in range(25, 34):
+        assert numbers[index] == pytest.approx((index / 5 - second) * 25, abs=2)
     assert not probe(reader, path).seekable
 
 
@@ -281,15 +286,15 @@ def test_pictures_only(reader, tmp_path):
 @pytest.mark.parametrize("name", ["a.mp3", "a.wav", "a.flac", "a.ogg", "a.m4a", "a.aac", "a.aiff"])
 def test_sound_files_and_spans_of_them(reader, tmp_path, name):
     codec = {"mp3": "mp3", "wav": "pcm_s16le", "flac": "flac", "ogg": "libopus", "aiff": "pcm_s16be"}
-    track = Track(codec=codec.get(name.partition(".")[2], "aac"), seconds=14.0)
+    track = Track(codec=codec.get(name.partition(".")[2], "aac"), seconds=8.0)
     path = write(tmp_path / name, None, [track])
     # A raw AAC stream has no place to say that its first 1024 samples are priming.
     shift = AAC_PRIMING_SECONDS if name == "a.aac" else 0.0
     reading = read(reader, path)
-    assert_sound(reading, 0.1, 13.9, shift=shift)
-    span = read(reader, path, start_seconds=9.0, end_seconds=11.0, warm_up_seconds=2.0)
-    assert_sound(span, 9.0, 11.0, shift=shift)
-    assert (span.first_sample, len(span.sound)) == (9 * 16000, 2 * 16000)
+    assert_sound(reading, 0.1, 7.9, shift=shift)
+    span = read(reader, path, start_seconds=5.0, end_seconds=7.0, warm_up_seconds=1.5)
+    assert_sound(span, 5.0, 7.0, shift=shift)
+    assert (span.first_sample, len(span.sound)) == (5 * 16000, 2 * 16000)
 
 
 @pytest.mark.parametrize(
@@ -361,14 +366,14 @@ def test_size_that_changes_midway(reader, tmp_path):
 
 @pytest.mark.parametrize("name", ["a.mkv", "a.avi", "a.mp4"])
 def test_one_stream_after_the_other(reader, tmp_path, name):
-    codec = {"a.avi": ("mpeg4", "mp3")}.get(name, ("libx264", "aac"))
-    pictures = Pictures(steady(8), codec=codec[0], options={"g": "25"})
-    path = write(tmp_path / name, pictures, [Track(codec=codec[1], seconds=8)], interleave=False)
+    video, audio, _, tolerance = CONTAINERS[name]
+    pictures = Pictures(steady(8), codec=video, options={"g": "25"})
+    path = write(tmp_path / name, pictures, [Track(codec=audio, seconds=8)], interleave=False)
     reading = read(reader, path)
-    assert_pictures(reading, steady(8))
+    assert_pictures(reading, steady(8), tolerance=tolerance)
     assert_sound(reading, 0.1, 7.9)
     span = read(reader, path, start_seconds=4.0, end_seconds=6.0, warm_up_seconds=1.0)
-    assert_pictures(span, steady(8))
+    assert_pictures(span, steady(8), tolerance=tolerance)
     assert_sound(span, 4.0, 6.0)
     assert len(span.pictures) == 10
 
@@ -382,15 +387,15 @@ def test_one_look_at_each_frame(reader, tmp_path):
 
 
 def test_spans_of_a_cut_add_up_to_the_whole(reader, tmp_path):
-    path = clip(tmp_path, "a.mp4", seconds=14.0)
+    path = clip(tmp_path, "a.mp4", seconds=9.0)
     whole = read(reader, path)
     parts = [
-        read(reader, path, start_seconds=start, end_seconds=end, warm_up_seconds=2.0)
-        for start, end in ((0.0, 4.6), (4.6, 9.2), (9.2, None))
+        read(reader, path, start_seconds=start, end_seconds=end, warm_up_seconds=1.5)
+        for start, end in ((0.0, 3.3), (3.3, 6.2), (6.2, None))
     ]
     assert sum((part.numbers for part in parts), []) == whole.numbers
     assert sum(len(part.sound) for part in parts) == len(whole.sound)
-    for part, start, end in zip(parts, (0.0, 4.6, 9.2), (4.6, 9.2, 13.9), strict=True):
+    for part, start, end in zip(parts, (0.0, 3.3, 6.2), (3.3, 6.2, 8.9), strict=True):
         assert_sound(part, start, end, tolerance=0.002)
     assert parts[-1].end.duration_seconds == pytest.approx(whole.end.duration_seconds, abs=0.001)
     assert parts[0].end.duration_seconds is None
@@ -441,7 +446,7 @@ def resident_bytes(pid: int) -> int:
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc")
 @pytest.mark.parametrize("interleave", [True, False], ids=["interleaved", "one stream after the other"])
 def test_memory_does_not_grow_with_length(reader, tmp_path, interleave):
-    short = write(tmp_path / "short.mkv", Pictures(steady(20)), [Track(seconds=20, codec="mp2")])
+    short = write(tmp_path / "short.mkv", Pictures(steady(20, 5)), [Track(seconds=20, codec="mp2")])
     path = tmp_path / "long.mkv"
     repeat(short, path, 30, interleave=interleave)
     size = {}
@@ -476,14 +481,13 @@ def repeat(path: Path, to: Path, count: int, *, interleave: bool) -> None:
 
 
 def test_the_child_waits_for_a_slow_reader(tmp_path):
-    path = clip(tmp_path, "a.mp4", seconds=14.0)
+    path = clip(tmp_path, "a.mp4", seconds=10.0)
     with board_reader() as reader, path.open("rb") as file:
         events = reader.read(file.fileno(), "a.mp4", ReadRequest())
         next(events)
         time.sleep(1.0)
-        n_ready = 0
         assert reader.child_pid is not None
         state = Path(f"/proc/{reader.child_pid}/status").read_text()
         assert "State:\tS" in state  # it sleeps in its blocked send rather than piling up what it has
         n_ready = sum(1 for _ in events)
-        assert n_ready > 70
+        assert n_ready > 60

@@ -14,25 +14,26 @@ from tests.database import NOTHING, planned, requested, window_row
 N_SPANS = 24
 
 
-def _work(url, annotation_id, owner, start, done):
+def _work(url, annotation_id, owner, both, done):
     with Store(url, lock_timeout_seconds=30.0) as store:
-        start.wait()
-        while claim := store.claim(annotation_id, owner, 60.0):
+        both.wait()
+        claim = store.claim(annotation_id, owner, 60.0)
+        both.wait()  # each holds one before either takes a second
+        while claim:
             first = claim.first_window
             store.checkpoint(claim, [window_row(first, face_count=claim.epoch), window_row(first + 1)])
             store.complete_span(claim)
             done.put((owner, claim.span_index))
+            claim = store.claim(annotation_id, owner, 60.0)
 
 
 def test_two_processes_share_the_spans(database_url):
     spawn = multiprocessing.get_context("spawn")
-    start, done = spawn.Barrier(2), spawn.Queue()
+    both, done = spawn.Barrier(2), spawn.Queue()
     with Store(database_url) as store:
         annotation_id = requested(store)
         store.plan(annotation_id, planned(*range(0, 2 * N_SPANS, 2)))
-        workers = [
-            spawn.Process(target=_work, args=(database_url, annotation_id, owner, start, done)) for owner in "ab"
-        ]
+        workers = [spawn.Process(target=_work, args=(database_url, annotation_id, owner, both, done)) for owner in "ab"]
         for worker in workers:
             worker.start()
         claims = [done.get(timeout=60) for _ in range(N_SPANS)]
@@ -107,8 +108,12 @@ def test_a_store_gives_up_on_a_lock_within_its_timeout(tmp_path):
         store.observe("a.mp4", "1", 1)
 
 
+# Windows a second that even a busy machine manages; an idle one does ten times as many.
+LEAST_SPEED = {"sqlite": 10_000, "postgresql": 1_000}
+
+
 def test_checkpoints_are_fast(database_url, record_property):
-    """Both modalities, 600 windows at a time: a small part of what recognising them takes, on either database."""
+    """600 windows at a time: a small part of what recognising them takes, on either database."""
     eighths = (0.125,) * 8
     with Store(database_url) as store:
         annotation_id = requested(store)
@@ -124,5 +129,5 @@ def test_checkpoints_are_fast(database_url, record_property):
         seconds = time.perf_counter() - began
         print(f"{store.engine.dialect.name}: {12_000 / seconds:,.0f} windows/s")
         record_property("windows_per_second", 12_000 / seconds)
-        assert 12_000 / seconds > 3_000
+        assert 12_000 / seconds > LEAST_SPEED[store.engine.dialect.name]
         assert len(store.windows(annotation_id)) == 12_000

@@ -1,0 +1,48 @@
+"""Writes docs/cli.md from the commands' own help and docs/failures.md from the list of failures.
+
+python docs/generate.py          writes them; a test checks that they are up to date
+"""
+
+from pathlib import Path
+
+import click
+
+from db.errors import FAILURES
+from scheduler.cli import cli
+
+DOCS = Path(__file__).parent
+
+
+def command_line() -> str:
+    """Every command's help, as it is printed 100 columns wide."""
+    parts = ["# The command line", "", "Made by `python docs/generate.py` from the commands' own help.", ""]
+    for name, command in [("", cli), *sorted(cli.commands.items())]:
+        context = click.Context(
+            command, info_name=f"moodreel {name}".strip(), max_content_width=100, terminal_width=100
+        )
+        parts += [f"## `{context.info_name}`", "", "```", command.get_help(context), "```", ""]
+    return "\n".join(parts)
+
+
+def failures() -> str:
+    """The list of failure codes."""
+    parts = [
+        "# What can go wrong",
+        "",
+        "Made by `python docs/generate.py` from `db/errors.py`. The codes stand in the view `failures`, in what the",
+        "commands print and in `--json`. *Permanent*: the same input fails the same way again.",
+        "",
+        "| code | | what it means | what to do |",
+        "|---|---|---|---|",
+    ]
+    for failure in FAILURES.values():
+        lasting = "permanent" if failure.permanent else "transient"
+        parts.append(f"| `{failure.code}` | {lasting} | {failure.meaning} | {failure.what_to_do} |")
+    return "\n".join([*parts, ""])
+
+
+PAGES = {"cli.md": command_line, "failures.md": failures}
+
+if __name__ == "__main__":
+    for page, make in PAGES.items():
+        (DOCS / page).write_text(make())

@@ -1,0 +1,442 @@
+"""The real command on real videos, as a user runs it."""
+
+import json
+import os
+import pty
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import av
+import pytest
+
+MOODREEL = Path(sys.executable).with_name("moodreel")
+
+
+def moodreel(*arguments: object, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the command in a folder of its own."""
+    command = [str(MOODREEL), *map(str, arguments)]
+    return subprocess.run(
+        command,
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env={**os.environ, "COLUMNS": "110", **environment},
+    )
+
+
+def rows(db: Path, query: str) -> list[tuple]:
+    with sqlite3.connect(db) as connection:
+        return connection.execute(query).fetchall()
+
+
+def copy_streams(source: Path, target: Path, *kinds: str, seconds: float = 1e9) -> Path:
+    """Copy some of a clip's streams into a new file, packets as they are."""
+    with av.open(str(source)) as given, av.open(str(target), "w") as made:
+        streams = {s.index: made.add_stream_from_template(s) for s in given.streams if s.type in kinds}
+        for packet in given.demux([s for s in given.streams if s.type in kinds]):
+            if packet.dts is not None and packet.dts * packet.time_base < seconds:
+                packet.stream = streams[packet.stream.index]
+                made.mux(packet)
+    return target
+
+
+@pytest.fixture(scope="module")
+def talk(media: Path) -> Path:
+    """8.8 s of a man who speaks to the camera."""
+    return media / "obama_speech.mp4"
+
+
+@pytest.fixture(scope="module")
+def annotated(talk: Path, media: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which a talk, a silent face and an empty street were annotated."""
+    folder = tmp_path_factory.mktemp("annotated")
+    ran = moodreel("annotate", talk, media / "WolfgangLanger_Pexels.mp4", media / "park.mp4", cwd=folder)
+    assert ran.returncode == 0, ran.stderr
+    return folder
+
+
+def test_a_talk_has_both_modalities_and_a_timeline_of_its_true_length(annotated, talk):
+    db = annotated / "moodreel.db"
+    ((n, audio_ok, video_ok),) = rows(
+        db,
+        f"""SELECT COUNT(DISTINCT window_index), SUM(modality = 'audio' AND state = 'ok') / 8,
+                   SUM(modality = 'video' AND state = 'ok') / 8
+            FROM window_scores WHERE video = '{talk}' AND modality <> 'fused'""",
+    )
+    assert n == 8
+    assert audio_ok >= 7
+    assert video_ok >= 7
+    pieces = rows(db, f"SELECT * FROM timeline WHERE video = '{talk}' ORDER BY start_seconds")
+    with av.open(str(talk)) as container:
+        promised = container.duration / av.time_base
+    assert pieces[0][1] == 0
+    assert pieces[-1][2] == pytest.approx(promised, abs=0.1)
+    assert all(piece[3] is not None for piece in pieces)
+
+
+def test_a_face_without_a_voice_and_a_park_without_either(annotated, media):
+    db = annotated / "moodreel.db"
+    states = "SELECT DISTINCT audio_state, video_state FROM windows JOIN annotations a ON a.id = annotation_id "
+    states += "JOIN videos v ON v.id = a.video_id WHERE uri = '{}'"
+    assert rows(db, states.format(media / "WolfgangLanger_Pexels.mp4")) == [("no_speech", "ok")]
+    assert rows(db, f"SELECT DISTINCT emotion FROM timeline WHERE video = '{media / 'park.mp4'}'") == [(None,)]
+    ((none_share, dominant),) = rows(
+        db, f"SELECT none_share, dominant_emotion FROM video_summary WHERE video = '{media / 'park.mp4'}'"
+    )
+    assert none_share == pytest.approx(1)
+    assert dominant is None
+
+
+def test_calm_is_unknown_to_the_face_and_not_zero(annotated, talk):
+    found = rows(
+        annotated / "moodreel.db",
+        f"SELECT DISTINCT probability IS NULL FROM window_scores "
+        f"WHERE video = '{talk}' AND modality = 'video' AND emotion = 'calm'",
+    )
+    assert found == [(1,)]
+
+
+def test_timeline_and_status_show_it(annotated, talk):
+    shown = moodreel("timeline", talk, cwd=annotated)
+    assert shown.returncode == 0
+    assert "0:08" in shown.stdout
+    told = json.loads(moodreel("timeline", talk, "--json", cwd=annotated).stdout)
+    assert [p["start_seconds"] for p in told["timeline"]] == sorted(p["start_seconds"] for p in told["timeline"])
+    status = json.loads(moodreel("status", "--json", cwd=annotated).stdout)
+    assert status["annotations"] == {"done": 3}
+    assert status["failures"] == {}
+    unknown = moodreel("timeline", "other.mp4", cwd=annotated)
+    assert unknown.returncode == 1
+    assert "other.mp4" in unknown.stderr
+
+
+def test_a_hundred_finished_files_are_skipped_in_two_seconds_without_a_model(annotated, talk, tmp_path):
+    shutil.copy(annotated / "moodreel.db", tmp_path)
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    for k in range(100):
+        os.link(talk, folder / f"{k}.mp4") if os.stat(talk).st_dev == os.stat(folder).st_dev else shutil.copy2(
+            talk, folder / f"{k}.mp4"
+        )
+    with sqlite3.connect(tmp_path / "moodreel.db") as db:  # make all of them copies of the finished one
+        ((version, size),) = db.execute(f"SELECT version, size_bytes FROM videos WHERE uri = '{talk}'").fetchall()
+        for path in folder.iterdir():
+            db.execute(
+                """INSERT INTO videos (uri, version, size_bytes, created_at, updated_at)
+                   VALUES (?, ?, ?, '2026-01-01', '2026-01-01')""",
+                (str(path), version, size),
+            )
+        db.execute(
+            f"""INSERT INTO annotations (video_id, version, pipeline_id, status, attempts, duration_seconds,
+                                         created_at, completed_at)
+                SELECT v.id, v.version, a.pipeline_id, 'done', 1, a.duration_seconds, '2026-01-01', '2026-01-01'
+                FROM videos v, annotations a JOIN videos t ON t.id = a.video_id AND t.uri = '{talk}'
+                WHERE v.uri LIKE '{folder}%'"""
+        )
+    seconds = []
+    for _ in range(3):
+        began = time.monotonic()
+        ran = moodreel("annotate", folder, "--json", cwd=tmp_path)
+        seconds.append(time.monotonic() - began)
+        assert ran.returncode == 0, ran.stderr
+        assert json.loads(ran.stdout)["skipped"] == 100
+    assert min(seconds) < 2, seconds
+    code = "import sys; from scheduler.cli import main\ntry: main(sys.argv[1:])\nexcept SystemExit: pass\n"
+    code += "assert 'torch' not in sys.modules and 'transformers' not in sys.modules, 'a model was loaded'"
+    subprocess.run([sys.executable, "-c", code, "annotate", str(folder)], cwd=tmp_path, check=True, capture_output=True)
+
+
+def test_sound_alone_and_pictures_alone(talk, tmp_path):
+    copy_streams(talk, tmp_path / "voice.m4a", "audio")
+    copy_streams(talk, tmp_path / "face.mp4", "video")
+    ran = moodreel("annotate", "voice.m4a", "face.mp4", cwd=tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    query = """SELECT audio_state, video_state, COUNT(*) FROM windows JOIN annotations a ON a.id = annotation_id
+               JOIN videos v ON v.id = a.video_id WHERE uri LIKE '%/{}' GROUP BY 1, 2"""
+    assert rows(tmp_path / "moodreel.db", query.format("voice.m4a")) == [("ok", "absent", 8)]
+    assert rows(tmp_path / "moodreel.db", query.format("face.mp4")) == [("absent", "ok", 8)]
+
+
+def test_a_corrupt_stretch_keeps_the_good_windows(talk, media, tmp_path):
+    """Nineteen seconds whose pictures between about 7 and 12 s are overwritten."""
+    clip = tmp_path / "corrupt.mp4"
+    shutil.copy(media / "WolfgangLanger_Pexels.mp4", clip)
+    content = bytearray(clip.read_bytes())
+    with av.open(str(clip)) as container:
+        packets = [p for p in container.demux(video=0) if p.pts is not None]
+        bad = [p for p in packets if 7 <= float(p.pts * p.time_base) < 12]
+    for packet in bad:
+        content[packet.pos + 8 : packet.pos + packet.size] = bytes(packet.size - 8)
+    clip.write_bytes(content)
+    ran = moodreel("annotate", clip, "--json", cwd=tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    assert json.loads(ran.stdout)["videos"][0]["warning"]["code"] == "corrupt_stretch"
+    states = dict(rows(tmp_path / "moodreel.db", "SELECT window_index, video_state FROM windows"))
+    assert [states[k] for k in range(5)] == ["ok"] * 5
+    assert [states[k] for k in (8, 9, 10)] == ["unreadable"] * 3
+    assert "ok" in [states[k] for k in range(13, 19)]
+    assert rows(tmp_path / "moodreel.db", "SELECT code, severity FROM failures") == [("corrupt_stretch", "warning")]
+
+
+BAD = {
+    "empty.mp4": "empty_file",
+    "text.mp4": "not_media",
+    "random.mp4": "not_media",
+    "playlist.mp4": "not_media",
+    "headless.mp4": "truncated",
+    "image.mp4": "image_not_video",
+}
+
+
+def test_bad_files_fail_one_by_one_and_the_rest_goes_on(talk, tmp_path):
+    folder = tmp_path / "mixed"
+    (tmp_path / "nothing").mkdir()
+    folder.mkdir()
+    shutil.copy(talk, folder / "good.mp4")
+    (folder / "empty.mp4").touch()
+    (folder / "text.mp4").write_text("Dear diary,\n" * 99)
+    (folder / "random.mp4").write_bytes(os.urandom(99_999))
+    (folder / "playlist.mp4").write_text(f"#EXTM3U\n#EXTINF:9,\n{talk}\n#EXT-X-ENDLIST\n")
+    (folder / "headless.mp4").write_bytes(talk.read_bytes()[:60_000])
+    with av.open(str(folder / "image.mp4"), "w", format="image2") as image:
+        stream = image.add_stream("png", rate=1)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "rgb24"
+        image.mux(stream.encode(av.VideoFrame(64, 48, "rgb24")))
+    ran = moodreel("annotate", "mixed", "missing.mp4", "nothing", "--json", cwd=tmp_path)
+    assert ran.returncode == 1
+    told = json.loads(ran.stdout)
+    assert (told["done"], told["failed"]) == (1, len(BAD) + 2)
+    assert dict(rows(tmp_path / "moodreel.db", "SELECT video, code FROM failures")) == {
+        str(folder / name): code for name, code in BAD.items()
+    }
+    for name in (*BAD, "missing.mp4", "nothing"):
+        (sentence,) = [line for line in ran.stderr.splitlines() if name in line]
+        assert sentence.partition(":")[0] in {*BAD.values(), "path_missing", "no_videos"}
+    assert "Traceback" not in ran.stderr
+
+
+def test_a_file_without_permission_is_named(talk, tmp_path):
+    shutil.copy(talk, tmp_path / "closed.mp4")
+    (tmp_path / "closed.mp4").chmod(0)
+    command = [str(MOODREEL), "annotate", "closed.mp4"]
+    if os.geteuid() == 0:  # root reads everything, unless it gives that up
+        command = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search", *command]
+    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert ran.returncode == 1
+    assert ran.stderr.startswith("not_readable: ")
+    assert "closed.mp4: Permission denied" in ran.stderr
+    assert rows(tmp_path / "moodreel.db", "SELECT code FROM failures") == [("not_readable",)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--window", "0.4"], "0.5 to 30"),
+        (["--window", "31"], "0.5 to 30"),
+        (["--window", "nan"], "nan"),
+        (["--hop", "3"], "hop"),
+        (["--hop", "0"], "hop"),
+        (["--fusion", "magic"], "log-linear"),
+        (["--device", "abacus"], "abacus"),
+        (["--frobnicate"], "frobnicate"),
+    ],
+)
+def test_unknown_values_are_wrong_usage(arguments, says, talk, tmp_path):
+    ran = moodreel("annotate", talk, *arguments, cwd=tmp_path)
+    assert ran.returncode == 2
+    assert says in ran.stderr
+    assert "Traceback" not in ran.stderr
+    assert not (tmp_path / "moodreel.db").exists()
+
+
+def test_databases_that_cannot_be_used(talk, tmp_path, annotated):
+    newer = tmp_path / "newer.db"
+    shutil.copy(annotated / "moodreel.db", newer)
+    with sqlite3.connect(newer) as db:
+        db.execute("UPDATE alembic_version SET version_num = 'from_the_future'")
+    (tmp_path / "text.db").write_text("not a database, but long enough to have a header" * 50)
+    for url, code in (
+        (newer, "database_newer"),
+        (tmp_path / "text.db", "database_error"),
+        (tmp_path / "no" / "folder.db", "database_unreachable"),
+        ("postgresql://nobody:secret@127.0.0.1:9/none", "database_unreachable"),
+    ):
+        ran = moodreel("annotate", talk, "--db", url, cwd=tmp_path)
+        assert ran.returncode == 1
+        assert code in ran.stderr
+        assert "Traceback" not in ran.stderr
+        assert "secret" not in ran.stderr
+
+
+def test_a_locked_database_is_said_to_be_locked(talk, tmp_path, annotated):
+    shutil.copy(annotated / "moodreel.db", tmp_path)
+    shutil.copy(talk, tmp_path / "new.mp4")
+    with sqlite3.connect(tmp_path / "moodreel.db", isolation_level=None) as holder:
+        holder.execute("BEGIN IMMEDIATE")
+        ran = moodreel("annotate", "new.mp4", cwd=tmp_path)
+        holder.execute("ROLLBACK")
+    assert ran.returncode == 1
+    assert "database_locked" in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+def long_clip(talk: Path, target: Path, times: int) -> Path:
+    """The talk again and again, by stream copy."""
+    with av.open(str(target), "w") as made:
+        outputs: dict[str, object] = {}
+        shift = 0.0
+        for _ in range(times):
+            with av.open(str(talk)) as given:
+                for packet in given.demux([s for s in given.streams if s.type in ("audio", "video")]):
+                    if packet.dts is None:
+                        continue
+                    if packet.stream.type not in outputs:
+                        for stream in given.streams:
+                            outputs[stream.type] = made.add_stream_from_template(stream)
+                    ticks = round(shift / packet.time_base)
+                    packet.pts, packet.dts = packet.pts + ticks, packet.dts + ticks
+                    packet.stream = outputs[packet.stream.type]
+                    made.mux(packet)
+                shift += given.duration / av.time_base
+    return target
+
+
+def test_ctrl_c_leaves_a_database_that_the_next_run_carries_on_from(talk, tmp_path):
+    long_clip(talk, tmp_path / "long.mp4", 40)
+    shutil.copy(talk, tmp_path / "short.mp4")
+    first = moodreel("annotate", "short.mp4", cwd=tmp_path)
+    assert first.returncode == 0
+    running = subprocess.Popen(
+        [MOODREEL, "annotate", "short.mp4", "long.mp4"], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 60
+    while not rows(tmp_path / "moodreel.db", "SELECT 1 FROM spans WHERE status = 'running'"):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    time.sleep(1)
+    running.send_signal(signal.SIGINT)
+    _, stderr = running.communicate(timeout=30)
+    assert running.returncode == 130
+    assert "Traceback" not in stderr
+    assert "carries on" in stderr
+    db = tmp_path / "moodreel.db"
+    assert rows(db, "SELECT status, lease_owner FROM spans ORDER BY annotation_id") == [
+        ("done", None),
+        ("pending", None),
+    ]
+    assert rows(db, "SELECT DISTINCT video FROM timeline") == [(str(tmp_path / "short.mp4"),)]
+    second = moodreel("annotate", "short.mp4", "long.mp4", "--json", cwd=tmp_path)
+    assert second.returncode == 0, second.stderr
+    told = json.loads(second.stdout)
+    assert (told["done"], told["skipped"]) == (1, 1)
+    assert rows(db, "SELECT COUNT(*), COUNT(DISTINCT window_index) FROM windows WHERE annotation_id = 2") == [
+        (350, 350)
+    ]
+
+
+def test_after_kill_nine_the_next_run_takes_over_at_once(talk, tmp_path):
+    long_clip(talk, tmp_path / "long.mp4", 20)
+    running = subprocess.Popen([MOODREEL, "annotate", "long.mp4"], cwd=tmp_path, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    db = tmp_path / "moodreel.db"
+    while not (db.exists() and rows(db, "SELECT 1 FROM sqlite_master WHERE name = 'spans'")) or not rows(
+        db, "SELECT 1 FROM spans WHERE status = 'running'"
+    ):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    running.kill()
+    running.wait()
+    ran = moodreel("annotate", "long.mp4", "--json", cwd=tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    assert json.loads(ran.stdout)["done"] == 1
+    assert rows(db, "SELECT attempts FROM spans") == [(2,)]
+
+
+def test_a_changed_file_is_annotated_anew(talk, media, tmp_path):
+    clip = tmp_path / "clip.mp4"
+    shutil.copy(talk, clip)
+    assert moodreel("annotate", clip, cwd=tmp_path).returncode == 0
+    shutil.copy(media / "face_noface.mov", clip)
+    assert json.loads(moodreel("annotate", clip, "--json", cwd=tmp_path).stdout)["done"] == 1
+    ((end,),) = rows(tmp_path / "moodreel.db", "SELECT MAX(end_seconds) FROM timeline")
+    assert end == pytest.approx(6.4, abs=0.1)
+    assert rows(tmp_path / "moodreel.db", "SELECT COUNT(*) FROM annotations") == [(2,)]
+
+
+def test_another_window_or_rule_is_another_pipeline_beside_the_first(talk, tmp_path):
+    assert moodreel("annotate", talk, cwd=tmp_path).returncode == 0
+    ran = moodreel("annotate", talk, "--window", "4", "--hop", "2", "--fusion", "average", cwd=tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    db = tmp_path / "moodreel.db"
+    assert rows(db, "SELECT COUNT(DISTINCT digest) FROM pipelines") == [(2,)]
+    assert rows(db, "SELECT COUNT(DISTINCT window_index) FROM window_scores") == [(4,)]
+    assert rows(db, "SELECT COUNT(*) FROM windows") == [(12,)]
+
+
+def test_a_terminal_sees_bars_and_colours_and_a_pipe_sees_neither(talk, tmp_path):
+    piped = moodreel("annotate", talk, "--db", "piped.db", cwd=tmp_path)
+    assert "\x1b" not in piped.stdout + piped.stderr
+    assert "all videos" not in piped.stderr
+    leader, follower = pty.openpty()
+    running = subprocess.Popen(
+        [MOODREEL, "annotate", talk, "--db", "seen.db"],
+        cwd=tmp_path,
+        stdout=follower,
+        stderr=follower,
+        env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "100"},
+    )
+    os.close(follower)
+    seen = b""
+    while True:
+        try:
+            part = os.read(leader, 65_536)
+        except OSError:  # the other end is closed
+            break
+        if not part:
+            break
+        seen += part
+    assert running.wait(timeout=60) == 0
+    assert b"all videos" in seen
+    assert b"obama_speech.mp4" in seen
+    assert b"\x1b[" in seen
+
+
+def test_hostile_names_do_not_drive_the_terminal(talk, tmp_path):
+    name = "evil\x1b[2J\n[red]x'; DROP TABLE videos;--.mp4"
+    shutil.copy(talk, tmp_path / name)
+    (tmp_path / os.fsdecode(b"latin-\xe9.mp4")).write_bytes(talk.read_bytes())
+    (tmp_path / "bad\x1b]0;pwned\x07.mp4").touch()
+    ran = moodreel("annotate", ".", cwd=tmp_path)
+    assert "\x1b" not in ran.stdout + ran.stderr
+    assert "\x07" not in ran.stdout + ran.stderr
+    found = {uri for (uri,) in rows(tmp_path / "moodreel.db", "SELECT uri FROM videos")}
+    assert str(tmp_path / name) in found
+    assert any(uri.startswith("file://") and uri.endswith("latin-%E9.mp4") for uri in found)
+    assert rows(tmp_path / "moodreel.db", "SELECT COUNT(DISTINCT video) FROM timeline") == [(2,)]
+
+
+def test_help_is_quick_and_imports_no_torch(tmp_path):
+    seconds = []
+    for _ in range(5):
+        began = time.monotonic()
+        ran = moodreel("--help", cwd=tmp_path)
+        seconds.append(time.monotonic() - began)
+    assert ran.returncode == 0
+    assert "SELECT * FROM timeline" in ran.stdout
+    assert min(seconds) < 0.5, seconds
+
+
+def test_the_doctor_finds_this_machine_well_and_a_broken_one_not(tmp_path):
+    well = moodreel("doctor", "--json", cwd=tmp_path)
+    assert well.returncode == 0, well.stdout
+    assert {f["check"] for f in json.loads(well.stdout)} >= {"torch", "device", "weights", "decoding", "database"}
+    (tmp_path / "moodreel.db").write_text("x" * 5000)
+    ill = moodreel("doctor", "--json", cwd=tmp_path)
+    assert ill.returncode == 1
+    assert [f["check"] for f in json.loads(ill.stdout) if not f["fine"]] == ["database"]
