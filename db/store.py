@@ -14,7 +14,8 @@ Safe to use from several threads and several processes. Knows no tensors: rows c
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, fields
+from dataclasses import fields
+from operator import attrgetter
 from typing import Any
 
 import sqlalchemy as sa
@@ -47,7 +48,7 @@ class Store(Catalogue, Leases):
         query = sa.select(*(windows.c[name] for name in WINDOW_COLUMNS))
         query = query.where(windows.c.annotation_id == annotation_id).order_by(windows.c.window_index)
         with self.reading() as connection:
-            return [tuple(row) for row in connection.execute(query)]
+            return list(connection.execute(query).tuples())
 
     def finish(
         self,
@@ -81,6 +82,7 @@ class Store(Catalogue, Leases):
             if keep_windows is not None:
                 beyond = sa.and_(windows.c.annotation_id == annotation_id, windows.c.window_index >= keep_windows)
                 connection.execute(sa.delete(windows).where(beyond))
+            _clip_windows(connection, annotation_id, duration_seconds)
             _require_no_gap(connection, annotation_id, fused, keep_windows)
             _replace_results(connection, annotation_id, fused, timeline)
             _set_done(connection, annotation_id, duration_seconds, provenance, warning)
@@ -131,6 +133,12 @@ def _require_spans_done(connection: sa.Connection, annotation_id: int) -> None:
         raise Internal(f"Annotation {annotation_id} cannot be finished: its spans are {counts or 'not planned'}.")
 
 
+def _clip_windows(connection: sa.Connection, annotation_id: int, duration_seconds: float) -> None:
+    """Let no window reach beyond the true end; a span in the middle, which did not know it, may have stored such."""
+    over = sa.and_(windows.c.annotation_id == annotation_id, windows.c.end_seconds > duration_seconds)
+    connection.execute(sa.update(windows).where(over).values(end_seconds=duration_seconds))
+
+
 def _require_no_gap(
     connection: sa.Connection, annotation_id: int, fused: Sequence[Sequence[Any]], keep_windows: int | None
 ) -> None:
@@ -151,7 +159,8 @@ def _replace_results(
     for table in (fused_windows, segments):
         connection.execute(sa.delete(table).where(table.c.annotation_id == annotation_id))
     insert_rows(connection, fused_windows, FUSED_COLUMNS, annotation_id, fused)
-    rows = [(index, *astuple(segment)) for index, segment in enumerate(timeline)]
+    values = attrgetter(*_SEGMENT_COLUMNS[1:])
+    rows = [(index, *values(segment)) for index, segment in enumerate(timeline)]
     insert_rows(connection, segments, _SEGMENT_COLUMNS, annotation_id, rows)
 
 

@@ -1,8 +1,8 @@
 """Emotion from sound: the frozen encoder of Whisper tiny.en (Radford et al. 2022, arXiv 2212.04356) and a head.
 
-The encoder reads a window at the window's own length, not padded to 30 s. Each of its five hidden layers is reduced to its
-mean and standard deviation over time, and the head turns these 3,840 numbers into probabilities. Knows nothing of
-windows' times, of voice activity or of other modalities.
+The encoder reads a window at the window's own length, not padded to 30 s. Each of its five hidden layers is reduced
+to its mean and standard deviation over time, and the head turns these 3,840 numbers into probabilities. Knows nothing
+of windows' times, of voice activity or of other modalities.
 """
 
 import json
@@ -83,7 +83,8 @@ class WhisperForEmotion(WhisperPreTrainedModel):  # type: ignore[misc]
         super().__init__(config)
         self.encoder = WhisperEncoder(config)
         n_features = 2 * (config.encoder_layers + 1) * config.d_model
-        self.classifier = nn.Linear(n_features, config.num_labels)
+        hidden = config.classifier_proj_size
+        self.classifier = nn.Sequential(nn.Linear(n_features, hidden), nn.ReLU(), nn.Linear(hidden, config.num_labels))
         self.post_init()
 
     def features(self, log_mel: Tensor, n_positions: Tensor) -> Tensor:

@@ -195,15 +195,14 @@ def _summarise(store: Store, sources: Sequence[Source], lines: Sequence[Line], o
         print_json(_as_json(store, lines))
         return
     console = Console()
-    shown = [line for line in lines if line.status == DONE]
-    for line in shown[:MAX_STRIPS]:
-        pieces = store.timeline(line.name)
-        console.print(
-            Text(_short(line.name), style="bold"), f"[dim]{clock(pieces[-1].end_seconds)}[/dim]" if pieces else ""
-        )
+    shown = [line for line in lines if line.status == DONE][:MAX_STRIPS]
+    timelines = {line.name: store.timeline(line.name) for line in shown}
+    for name, pieces in timelines.items():
+        length = clock(pieces[-1].end_seconds) if pieces else ""
+        console.print(Text(_short(name), style="bold"), Text(length, style="dim"))
         console.print(strip(pieces, min(console.width, 100)))
     if shown:
-        console.print(legend())
+        console.print(legend(piece for pieces in timelines.values() for piece in pieces), "\n")
     console.print(_table(store, [line for line in lines if line.name][:MAX_ROWS]))
     counts = {status: sum(line.status == status for line in lines) for status in LOOK_OF_STATUS}
     words = [f"[{LOOK_OF_STATUS[status]}]{n} {status}[/]" for status, n in counts.items() if n]

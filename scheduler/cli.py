@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -161,8 +160,3 @@ def print_json(value: Any) -> None:
     import json
 
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
-
-
-def default_db_exists(db_url: str) -> bool:
-    """Whether a SQLite file is there; reading commands do not make one."""
-    return "://" in db_url or Path(db_url).exists()

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from scheduler.cli import default_db_exists, print_json
+from scheduler.cli import print_json
 from scheduler.render import printable
 
 PACKAGES = ("moodreel", "torch", "transformers", "av", "onnxruntime", "opencv-python-headless", "sqlalchemy")
@@ -129,9 +129,9 @@ def _write_clip(path: Path) -> str:
 def _database(db_url: str) -> str:
     from db.store import Store
 
-    if not default_db_exists(db_url):
+    if "://" not in db_url and not Path(db_url).exists():
         return f"{db_url}: not there yet; `moodreel annotate` makes it"
-    with Store(db_url) as store:
+    with Store(db_url, create=False) as store:
         return f"{db_url}: {store.status().videos} videos"
 
 

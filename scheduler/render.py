@@ -60,12 +60,15 @@ def strip(pieces: Sequence[Piece], width: int) -> Text:
     return line
 
 
-def legend() -> Text:
-    """What the strip's colours and letters mean."""
+def legend(pieces: Iterable[Piece]) -> Text:
+    """What the colours and letters of a strip of these pieces mean."""
+    present = {piece.emotion for piece in pieces}
     line = Text()
-    for name, (colour, letter) in (*LOOKS.items(), ("nothing seen or heard", NOTHING)):
-        line.append(f" {letter} ", style=f"black on {colour}")
-        line.append(f" {name}  ")
+    for name, (colour, letter) in LOOKS.items():
+        if name in present:
+            line.append(letter, style=f"black on {colour}").append(f" {name}  ")
+    if None in present:
+        line.append(NOTHING[1], style=f"black on {NOTHING[0]}").append(" nobody seen or heard")
     return line
 
 

@@ -9,7 +9,7 @@ from rich.text import Text
 from db.errors import FAILURES, DatabaseUnreachable, PathMissing
 from db.identity import uri_of
 from db.store import Store
-from scheduler.cli import default_db_exists, print_json
+from scheduler.cli import print_json
 from scheduler.render import clock, legend, printable, strip, timeline_table
 
 
@@ -19,10 +19,11 @@ def open_existing(db_url: str) -> Store:
     Raises:
         DatabaseUnreachable: it is not.
     """
-    if not default_db_exists(db_url):
-        hint = "Annotate something first: moodreel annotate PATH"
-        raise DatabaseUnreachable(f"{db_url}: there is no database here", hint)
-    return Store(db_url)
+    try:
+        return Store(db_url, create=False)
+    except DatabaseUnreachable as error:
+        error.hint = "Annotate something first (moodreel annotate PATH), or name another database with --db."
+        raise
 
 
 def show_timeline(name: str, db_url: str, as_json: bool) -> None:
@@ -45,7 +46,7 @@ def show_timeline(name: str, db_url: str, as_json: bool) -> None:
         Text(printable(video.uri), style="bold"), f"[dim]{clock(pieces[-1].end_seconds)}[/dim]", soft_wrap=True
     )
     console.print(strip(pieces, min(console.width, 100)))
-    console.print(legend())
+    console.print(legend(pieces))
     console.print(timeline_table(pieces))
 
 

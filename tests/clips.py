@@ -166,6 +166,7 @@ def write(
         audios = [_add_audio(out, track) for track in tracks]
         if prepare is not None:
             prepare(out, audios)
+        out.start_encoding()  # a clip without a frame has a header too
         queues = [_video_packets(video, pictures, offset)] if pictures else []
         queues += [_audio_packets(stream, track, offset) for stream, track in zip(audios, tracks, strict=True)]
         packets = [packet for queue in queues for packet in queue]

@@ -9,19 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.database import database_url, postgresql_server, store
+from tests.database import database_url, missing, postgresql_server, postgresql_url, store
 from tests.fetch_media import CLIPS, cache_folder, fetch
 
-__all__ = ["database_url", "postgresql_server", "store"]
+__all__ = ["database_url", "postgresql_server", "postgresql_url", "store"]
 
 ROOT = Path(__file__).parent.parent
-
-
-def missing(what: str) -> None:
-    """Skip the test at home, fail it in CI."""
-    if os.environ.get("CI"):
-        pytest.fail(f"{what}, and CI is set", pytrace=False)
-    pytest.skip(what)
 
 
 @pytest.fixture(scope="session")

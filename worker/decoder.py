@@ -59,7 +59,7 @@ class StreamReader:
     """Decodes one stream's packets into its track's events."""
 
     def __init__(self, stream: Stream, media: Media, track: SoundTrack | PictureTrack) -> None:
-        self.track, self.n_packets, self.n_frames = track, 0, 0
+        self.track, self.n_packets, self.n_torn, self.n_frames = track, 0, 0, 0
         self._stream, self._media = stream, media
         self._times = FrameTimes(slotted=stream.type == "video" and media.format in SLOTTED_FORMATS)
         self._frame_seconds = _frame_seconds(stream)
@@ -94,6 +94,7 @@ class StreamReader:
         self.n_packets += 1
         self._times.note(packet)
         if packet.is_corrupt:
+            self.n_torn += 1
             self.lose(t_seconds, t_seconds)
         if t_seconds is not None:
             length = float((packet.duration or 0) * packet.time_base) or self._frame_seconds
@@ -189,7 +190,7 @@ class SpanReader:
     def _require_something(self) -> None:
         if self._request.start_seconds > 0 or any(reader.n_frames for reader in self._readers.values()):
             return
-        if any(reader.n_packets for reader in self._readers.values()):
+        if any(reader.n_packets > reader.n_torn for reader in self._readers.values()):
             raise MediaError("undecodable", "not one of its frames or samples can be decoded")
         if self._media.duration_seconds:
             raise MediaError("truncated", "it breaks off before its first frame")

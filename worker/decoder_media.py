@@ -26,10 +26,12 @@ FORMATS = (
 OPTIONS = {"format_whitelist": FORMATS, "protocol_whitelist": "none"}
 SLOTTED_FORMATS = {"avi"}  # whose index counts frames instead of giving presentation timestamps
 INDEXED_FORMATS = {"mov", "matroska", "avi", "flv", "asf", "wav", "flac", "mxf"}  # whose header promises a duration
+PACKED_FORMATS = {"matroska", "avi", "flv", "ogg"}  # which lay packet after packet, with little in between
 RESETTABLE_FORMATS = {"mpegts", "mpeg", "ogg"}  # whose timestamps may start again midway
 
 READ_BYTES = 1 << 16
 SNIFFED_BYTES = 64
+MAX_SKIPPED_BYTES = 4096  # between two packets of a packed format, before something must have been lost
 MAX_DEMUX_ERRORS = 64  # in a row, before what is left of a file is given up
 SEEK_STEPS_SECONDS = (0.0, 10.0, 60.0)  # how much before the wanted time to seek, until a key frame lies before it
 SEEK_LOOK_AHEAD_SECONDS = 20.0
@@ -244,7 +246,6 @@ class Media:
             self.streams.video.codec_context.thread_count = self._thread_count
         self.start_seconds = (self.container.start_time or 0) / av.time_base
         self.timeline = Timeline(self.start_seconds)
-        self.errors = 0
 
     def close(self) -> None:
         """Free the demuxer and the decoders."""
@@ -263,25 +264,38 @@ class Media:
     @property
     def promised_seconds(self) -> float | None:
         """The duration that the container's own index promises; None if it has none."""
+        video = self.streams.video
+        if self.format == "avi" and video is not None and video.frames and video.average_rate:
+            return float(video.frames / video.average_rate)  # FFmpeg cuts the duration to what the file's size allows
         return self.duration_seconds if self.format in INDEXED_FORMATS else None
 
     def packets(self) -> "Iterator[Packet[Stream] | None]":
         """The chosen streams' packets in the file's order, then one empty packet for each; None: some were lost."""
-        errors = 0
+        errors, end = 0, None
+        chosen = {stream.index for stream in self.streams.all}
         while errors < MAX_DEMUX_ERRORS:
             try:
-                for packet in self.container.demux(*self.streams.all):
+                for packet in self.container.demux():
                     errors = 0
-                    yield packet
+                    if self._leaves_out(packet, end):
+                        yield None
+                    end = packet.pos + packet.size if packet.pos is not None else end
+                    if packet.stream.index in chosen:
+                        yield packet
                 return
             except av.error.FFmpegError as error:
                 if isinstance(error, MemoryError):
                     raise
                 errors += 1
-                self.errors += 1
                 yield None
         for stream in self.streams.all:
             yield _flush_packet(stream)
+
+    def _leaves_out(self, packet: "Packet[Stream]", end_of_last: int | None) -> bool:
+        """Whether the demuxer has skipped over damage: it does so without a word."""
+        if self.format not in PACKED_FORMATS or end_of_last is None or packet.pos is None:
+            return False
+        return packet.pos - end_of_last > MAX_SKIPPED_BYTES
 
     def time(self, packet: "Packet[Stream]") -> float | None:
         """Roughly when a packet is shown, in seconds since the container's start; None if it does not say."""

@@ -13,7 +13,6 @@ from db.store import Store
 from db.tables import SCORES, WINDOW_COLUMNS
 from models.fusion import confidence, fuse
 from models.taxonomy import AROUSAL_ROW, EMOTIONS, VALENCE_ROW
-from worker.collect import columns
 from worker.recipe import Recipe
 from worker.timeline import Segment, segments
 
@@ -61,15 +60,22 @@ def _side(stored: list[tuple[Any, ...]], part: slice) -> Rows:
 def fused_rows(fused: Rows) -> list[tuple[Any, ...]]:
     """Rows of `fused_windows`, in the order of `db.tables.FUSED_COLUMNS`."""
     known = np.nan_to_num(fused, nan=0.0)
-    labels, sure = known.argmax(axis=1), confidence(fused)
-    valence, arousal = known @ VALENCE_ROW, known @ AROUSAL_ROW
-    rows: list[tuple[Any, ...]] = []
-    for k, row in enumerate(fused):
-        verdict: tuple[Any, ...] = (None,) * 4
-        if known[k].any():
-            verdict = (EMOTIONS[labels[k]], min(1.0, float(sure[k])), float(valence[k]), float(arousal[k]))
-        rows.append((k, *verdict, *columns(row)))
-    return rows
+    there = known.any(axis=1)
+    verdict = (
+        np.array(EMOTIONS, dtype=object)[known.argmax(axis=1)],
+        np.clip(confidence(fused), 0.0, 1.0),
+        known @ VALENCE_ROW,
+        known @ AROUSAL_ROW,
+    )
+    columns = [_nullable(values, there) for values in verdict]
+    columns += [_nullable(np.clip(values, 0.0, 1.0), ~np.isnan(values)) for values in fused.T.astype(np.float64)]
+    return list(zip(range(len(fused)), *columns, strict=True))
+
+
+def _nullable(values: npt.NDArray[Any], there: npt.NDArray[np.bool_]) -> list[Any]:
+    """A column of SQL values: None where there is nothing."""
+    plain: list[Any] = values.tolist()
+    return plain if there.all() else [value if ok else None for value, ok in zip(plain, there.tolist(), strict=True)]
 
 
 def _segment_row(segment: Segment) -> db.rows.Segment:

@@ -10,7 +10,6 @@ so a change must be worth `switch_cost` nats times seconds, however long the hop
 smoothed over: they end one sequence and begin the next, and become segments with no emotion.
 """
 
-import itertools
 import math
 from dataclasses import dataclass
 
@@ -140,23 +139,14 @@ def segments(fused: AnyRows, plan: WindowPlan, duration_seconds: float, smoothin
     lengths = np.diff(edges)
     rows = cells(fused, edges, plan)
     labels = smooth(rows, lengths, smoothing)
-    cuts = [0, *(np.flatnonzero(np.diff(labels)) + 1).tolist(), len(labels)]
+    first = np.concatenate(([0], np.flatnonzero(np.diff(labels)) + 1))
+    ends = np.append(edges[first[1:]], edges[-1])
+    mass = np.add.reduceat(np.nan_to_num(rows, nan=0.0) * lengths[:, None], first, axis=0)
+    mean = mass / (ends - edges[first])[:, None]
+    values = zip(mean[np.arange(len(first)), labels[first]], mean @ VALENCE_ROW, mean @ AROUSAL_ROW, strict=True)
     return [
-        _segment(rows[i:j], lengths[i:j], int(labels[i]), float(edges[i]), float(edges[j]))
-        for i, j in itertools.pairwise(cuts)
+        Segment(start, end, None, None, None, None) if label < 0 else Segment(start, end, label, *map(float, value))
+        for start, end, label, value in zip(
+            edges[first].tolist(), ends.tolist(), labels[first].tolist(), values, strict=True
+        )
     ]
-
-
-def _segment(rows: Rows, lengths: Rows, label: int, start_seconds: float, end_seconds: float) -> Segment:
-    if label < 0:
-        return Segment(start_seconds, end_seconds, None, None, None, None)
-    known = np.nan_to_num(rows, nan=0.0)
-    mean = np.average(known, axis=0, weights=lengths)
-    return Segment(
-        start_seconds,
-        end_seconds,
-        label,
-        float(mean[label]),
-        float(mean @ VALENCE_ROW),
-        float(mean @ AROUSAL_ROW),
-    )

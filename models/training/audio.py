@@ -8,9 +8,12 @@ prediction is the mean log-probability of its 2-second windows, 1 second apart, 
 """
 
 import argparse
+import copy
+import itertools
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +24,9 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import WhisperFeatureExtractor
 
-from models.audio import CONFIG_FILE, SAMPLE_RATE_HZ, WEIGHTS_FILE, AudioEmotionModel, WhisperForEmotion
+from models.audio import CONFIG_FILE, WEIGHTS_FILE, AudioEmotionModel, WhisperForEmotion
 from models.taxonomy import EMOTIONS
-from models.training.corpora import Clip, clips_in, crema_d_clip, javanese_clip, ravdess_clip, read_sound, test_folds
+from models.training.corpora import Clip, clips_in, crema_d_clip, ravdess_clip, read_sound, speaker_folds
 from models.training.head import (
     HeadOptions,
     Rows,
@@ -37,12 +40,13 @@ from models.training.head import (
 )
 from models.training.sound import Cut, degrade, speech_of, windows_of
 from models.training.whisper import read_whisper
+from models.voice import VoiceDetector
+from worker.windows import WindowPlan
 
 FloatArray = npt.NDArray[np.float32]
 
 BATCH = 32  # windows in one run of the encoder
 METRICS_FILE = "metrics.json"
-PREPROCESSOR_FILE = "preprocessor_config.json"
 
 
 @dataclass(frozen=True)
@@ -50,31 +54,166 @@ class View:
     """One way of looking at all clips: windows of one length, as recorded or degraded like found sound."""
 
     name: str
-    window_ms: int
-    hop_ms: int
+    plan: WindowPlan
     degraded: bool = False
 
 
-PRODUCT_VIEW = View("2s", 2000, 1000)
-VIEWS = (PRODUCT_VIEW, View("2s-degraded", 2000, 1000, True), View("1s", 1000, 1000), View("4s", 4000, 4000))
+PRODUCT_VIEW = View("2 s", WindowPlan(2000, 1000))
+VIEWS = (
+    PRODUCT_VIEW,
+    View("2 s, degraded", WindowPlan(2000, 1000), degraded=True),
+    View("1 s", WindowPlan(1000, 1000)),
+    View("4 s", WindowPlan(4000, 2000)),
+)
 
 
-def extract(model: AudioEmotionModel, clips: Sequence[Clip], view: View, *, seed: int = 0) -> Rows:
+def extract(whisper: WhisperForEmotion, clips: Sequence[Clip], view: View) -> Rows:
     """The features of every window of the clips, float16, with the labels that each clip's corpus has."""
-    random = np.random.default_rng(seed)
-    labels = {name: known_labels([c.emotion for c in clips if c.corpus == name]) for name in {c.corpus for c in clips}}
-    cuts = [(i, cut) for i, clip in enumerate(clips) for cut in _cuts(clip, view, random)]
-    of = np.array([i for i, _ in cuts], np.int64)
-    return Rows(
-        np.concatenate(list(_features(model, [cut for _, cut in cuts]))),
-        np.array([EMOTIONS.index(clips[i].emotion) for i in of], np.int64),
-        np.stack([labels[clips[i].corpus] for i in of]),
-        of,
-        np.array([clips[i].speaker for i in of]),
-    )
+    model = AudioEmotionModel(copy.deepcopy(whisper), window_seconds=view.plan.window_ms / 1000)
+    of: list[int] = []
+    features = np.concatenate(list(_features(model, _cuts(clips, view, of))))
+    emotions = np.array([EMOTIONS.index(clip.emotion) for clip in clips], np.int64)
+    labels = {name: known_labels({c.emotion for c in clips if c.corpus == name}) for name in {c.corpus for c in clips}}
+    known = np.stack([labels[clip.corpus] for clip in clips])
+    speakers = np.array([clip.speaker for clip in clips])
+    return Rows(features, emotions[of], known[of], np.array(of, np.int64), speakers[of])
 
 
-def _cuts(clip: Clip, view: View, random: np.random.Generator) -> list[Cut]:
-    sound = read_sound(clip.path)
-    speech = speech_of(sound)  # of the clip as recorded, so that all views judge the same stretches
-    return windows_of(degrade(sound, random) if view.degraded else sound, speech, view.window_ms, view.hop_ms)
+def _cuts(clips: Sequence[Clip], view: View, of: list[int]) -> Iterator[Cut]:
+    """All windows of all clips; notes in `of` which clip each is of."""
+    detector, random = VoiceDetector(), np.random.default_rng(0)
+    for index, clip in enumerate(clips):
+        sound = read_sound(clip.path)
+        speech = speech_of(sound, detector)  # of the clip as recorded: all views take the same stretches
+        cuts = windows_of(degrade(sound, random) if view.degraded else sound, speech, view.plan)
+        of.extend([index] * len(cuts))
+        yield from cuts
+
+
+def _features(model: AudioEmotionModel, cuts: Iterator[Cut]) -> Iterator[npt.NDArray[np.float16]]:
+    while batch := list(itertools.islice(cuts, BATCH)):
+        waveforms = np.stack([cut.samples for cut in batch])
+        lengths = np.array([cut.length_samples for cut in batch], np.int64)
+        with torch.autocast("cpu", torch.bfloat16):  # half the time; the head never notices (see the model card)
+            yield model.features(waveforms, lengths).astype(np.float16)
+
+
+def cached(path: Path | None, make: Callable[[], Rows]) -> Rows:
+    """Rows from a file, or made and written there; a cache is only good for the same clips and code."""
+    if path is None:
+        return make()
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rows = make()
+        np.savez(path, **{field.name: getattr(rows, field.name) for field in fields(rows)})
+    with np.load(path) as arrays:
+        return Rows(**arrays)
+
+
+def joined(parts: Sequence[Rows]) -> Rows:
+    """All views below each other: a clip's weight is then shared by its windows of all views."""
+    return Rows(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Rows)))
+
+
+def out_of_fold(
+    views: Mapping[str, Rows], folds: Sequence[frozenset[str]], options: HeadOptions
+) -> dict[str, FloatArray]:
+    """Each view's logits, (n, 8), each row's by a head that was trained without the row's speaker (nor their fold).
+
+    Raises:
+        ValueError: a speaker is in no fold or in several, or would be trained on and tested.
+    """
+    logits = {name: np.full((len(rows.emotions), len(EMOTIONS)), np.nan, np.float32) for name, rows in views.items()}
+    everything = joined(list(views.values()))
+    for speakers in folds:
+        train = everything.where(~np.isin(everything.speakers, list(speakers)))
+        head = train_head(train, options)
+        for name, rows in views.items():
+            tested = np.isin(rows.speakers, list(speakers))
+            refuse_shared_speakers(train, rows.where(tested))
+            logits[name][tested] = logits_of(head, rows.where(tested))
+    if any(np.isnan(part).any() for part in logits.values()):
+        raise ValueError("a speaker is in no fold")
+    return logits
+
+
+def clip_scores(logits: FloatArray, rows: Rows) -> dict[str, Any]:
+    """Weighted and unweighted average recall (WA, UAR) of clips, and the accuracy of single windows, in percent.
+
+    Args:
+        logits: (n, 8) of the rows.
+    """
+    windows = log_probabilities(logits, rows.known)
+    clips, first, of = np.unique(rows.clips, return_index=True, return_inverse=True)
+    sums = np.zeros((len(clips), len(EMOTIONS)))
+    np.add.at(sums, of, windows)
+    right = sums.argmax(axis=1) == (truth := rows.emotions[first])
+    recalls = [right[truth == emotion].mean() for emotion in np.unique(truth)]
+    window_accuracy = np.mean(windows.argmax(axis=1) == rows.emotions)
+    figures = {"wa": right.mean(), "uar": np.mean(recalls), "window_accuracy": window_accuracy}
+    return {"clips": len(clips)} | {name: round(100 * float(value), 1) for name, value in figures.items()}
+
+
+def scores(logits: FloatArray, rows: Rows) -> dict[str, Any]:
+    """The figures of each corpus."""
+    corpora = np.array([speaker.split("/")[0] for speaker in rows.speakers])
+    return {name: clip_scores(logits[corpora == name], rows.where(corpora == name)) for name in np.unique(corpora)}
+
+
+def save(whisper: WhisperForEmotion, head: nn.Sequential, out: Path) -> None:
+    """Write encoder and head, float16, in the layout of Hugging Face."""
+    out.mkdir(parents=True, exist_ok=True)
+    whisper.classifier.load_state_dict(head.state_dict())
+    state = {name: value.half().contiguous() for name, value in whisper.state_dict().items()}
+    save_file(state, out / WEIGHTS_FILE, metadata={"format": "pt"})
+    whisper.config.architectures = [type(whisper).__name__]
+    whisper.config.dtype = "float16"
+    (out / CONFIG_FILE).write_text(whisper.config.to_json_string())
+    WhisperFeatureExtractor().save_pretrained(out)
+
+
+def train(
+    whisper: WhisperForEmotion,
+    clips: Sequence[Clip],
+    out: Path,
+    *,
+    folds: Sequence[frozenset[str]],
+    options: HeadOptions,
+    views: Sequence[View] = VIEWS,
+    cache: Path | None = None,
+) -> dict[str, Any]:
+    """Extract, measure on unseen speakers, train on all, calibrate, save. Returns the figures, written to `out` too."""
+    rows = {v.name: cached(cache and cache / f"{v.name}.npz", partial(extract, whisper, clips, v)) for v in views}
+    logits = out_of_fold(rows, folds, options)
+    product = views[0].name
+    softer = temperature(logits[product], rows[product])
+    figures: dict[str, Any] = {
+        "protocol": "5 folds by speaker; clips: mean log-probability of their windows; percent",
+        "unseen speakers": {name: scores(logits[name], rows[name]) for name in rows},
+        "temperature": round(softer, 3),
+        "options": asdict(options),
+    }
+    head = train_head(joined(list(rows.values())), options)
+    divide_logits(head, softer)
+    save(whisper, head, out)
+    (out / METRICS_FILE).write_text(json.dumps(figures, indent=2) + "\n")
+    return figures
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Read the command line, train, and print the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder of ravdess-audio/ and crema-d-audio/")
+    parser.add_argument("--whisper", type=Path, required=True, help="OpenAI's tiny.en.pt")
+    parser.add_argument("--out", type=Path, required=True, help="where the model is written")
+    parser.add_argument("--cache", type=Path, help="folder to keep the features in, for another run")
+    given = parser.parse_args(arguments)
+    clips = clips_in(given.data / "ravdess-audio", ravdess_clip) + clips_in(given.data / "crema-d-audio", crema_d_clip)
+    options = HeadOptions()
+    whisper = read_whisper(given.whisper, hidden=options.hidden)
+    figures = train(whisper, clips, given.out, folds=speaker_folds(), options=options, cache=given.cache)
+    print(json.dumps(figures, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -50,7 +50,7 @@ class Clip:
         return self.speaker.split("/")[0]
 
 
-def test_folds() -> tuple[frozenset[str], ...]:
+def speaker_folds() -> tuple[frozenset[str], ...]:
     """The speakers that are tested in each of the five folds, of both corpora together."""
     return tuple(
         frozenset(f"ravdess/{actor:02d}" for actor in actors)

@@ -43,9 +43,11 @@ def encoder_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {encoder_name(name): value.float() for name, value in state.items() if name.startswith("encoder.")}
 
 
-def emotion_config(dims: dict[str, int]) -> WhisperConfig:
-    """The configuration of an encoder of these dimensions (OpenAI's `dims`) with a head for all of `EMOTIONS`."""
+def emotion_config(dims: dict[str, int], hidden: int) -> WhisperConfig:
+    """The configuration of an encoder of these dimensions (OpenAI's `dims`) with a head for all of `EMOTIONS`,
+    `hidden` units wide."""
     return WhisperConfig(
+        classifier_proj_size=hidden,
         num_mel_bins=dims["n_mels"],
         max_source_positions=dims["n_audio_ctx"],
         d_model=dims["n_audio_state"],
@@ -57,8 +59,8 @@ def emotion_config(dims: dict[str, int]) -> WhisperConfig:
     )
 
 
-def read_whisper(path: Path, *, sha256: str | None = TINY_EN_SHA256) -> WhisperForEmotion:
-    """The encoder of an OpenAI checkpoint, with a head that knows nothing yet (all zeros).
+def read_whisper(path: Path, *, hidden: int, sha256: str | None = TINY_EN_SHA256) -> WhisperForEmotion:
+    """The encoder of an OpenAI checkpoint, with an untrained head.
 
     Raises:
         ModelError: the file is missing or is not the expected one.
@@ -69,8 +71,6 @@ def read_whisper(path: Path, *, sha256: str | None = TINY_EN_SHA256) -> WhisperF
     if sha256 is not None and found != sha256:
         raise ModelError(f"{path}: sha256 is {found}, expected {sha256}")
     checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    model = WhisperForEmotion(emotion_config(checkpoint["dims"]))
+    model = WhisperForEmotion(emotion_config(checkpoint["dims"], hidden))
     model.encoder.load_state_dict(encoder_state(checkpoint["model_state_dict"]), strict=True)
-    torch.nn.init.zeros_(model.classifier.weight)
-    torch.nn.init.zeros_(model.classifier.bias)
     return model.eval()

@@ -569,3 +569,13 @@ def test_spans_to_the_end_are_none_on_both_sides():
         PlannedSpan(span_index=0, first_window=0, last_window=None, start_seconds=0.0, end_seconds=None)
         == planned(0)[0]
     )
+
+
+def test_no_window_reaches_beyond_the_true_end(store):
+    """A span in the middle stores whole windows; where the file then turns out to end early, they are clipped."""
+    rows = [window_row(k) for k in range(4)]
+    fused = [fused_row(k) for k in range(2)]
+    annotation_id = annotated(
+        store, rows=rows, fused=fused, timeline=[segment(0.0, 2.5)], duration_seconds=2.5, keep_windows=2
+    )
+    assert [(row[1], row[2]) for row in store.windows(annotation_id)] == [(0.0, 2.0), (1.0, 2.5)]
