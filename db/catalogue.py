@@ -1,8 +1,9 @@
 """Videos, pipelines, and which of the one have been annotated with which of the other."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any
 
 import sqlalchemy as sa
@@ -68,14 +69,33 @@ class Catalogue(Database):
             row = connection.execute(query).first()
         return Video(**row._mapping) if row else None
 
-    def register_pipeline(self, digest: str, name: str, config: Mapping[str, Any]) -> int:
-        """The id of the pipeline with this digest, recorded if it is new."""
+    def annotated_uris(self) -> list[str]:
+        """The videos that have a current annotation, in the order of their names."""
+        query = sa.select(videos.c.uri).where(videos.c.current_annotation_id.is_not(None)).order_by(videos.c.uri)
+        with self.reading() as connection:
+            return list(connection.execute(query).scalars())
+
+    def register_pipeline(self, digest: str, windows_digest: str, name: str, config: Mapping[str, Any]) -> int:
+        """The id of the pipeline with this digest, recorded if it is new.
+
+        Args:
+            digest: of everything that decides the numbers.
+            windows_digest: of what decides `windows`, leaving out how they are fused and smoothed.
+            name: for people.
+            config: what the digests were made of, JSON values.
+        """
         query = sa.select(pipelines.c.id).where(pipelines.c.digest == digest)
         with self.reading() as connection:
             known = connection.execute(query).scalar()
         if known is not None:
             return int(known)
-        values = {"digest": digest, "name": name, "config": dict(config), "created_at": utc_now()}
+        values = {
+            "digest": digest,
+            "windows_digest": windows_digest,
+            "name": name,
+            "config": dict(config),
+            "created_at": utc_now(),
+        }
         with self.writing() as connection:
             connection.execute(upsert(connection, pipelines).values(values).on_conflict_do_nothing())
             return int(connection.execute(query).scalar_one())
@@ -112,15 +132,19 @@ class Catalogue(Database):
                 annotations.c.status == "done",
             )
         )
-        uris = list(versions)
-        for start in range(0, len(uris), _URIS_PER_QUERY):
-            some = uris[start : start + _URIS_PER_QUERY]
+        for some in _batches(versions):
             yield from connection.execute(query.where(videos.c.uri.in_(some)))
 
-    def request(self, video_id: int, version: str, pipeline_id: int) -> Annotation:
+    def request(
+        self, video_id: int, version: str, pipeline_id: int, source_annotation_id: int | None = None
+    ) -> Annotation:
         """The annotation of this version with this pipeline, made if there is none.
 
         A failed one becomes pending again, with its attempts kept; a complete one becomes current again.
+
+        Args:
+            source_annotation_id: a complete annotation of the same version whose windows are to be fused anew for this
+                one; None: it is to have windows of its own.
         """
         key = {"video_id": video_id, "version": version, "pipeline_id": pipeline_id}
         with self.writing() as connection:
@@ -133,7 +157,37 @@ class Catalogue(Database):
                 found = Annotation(**connection.execute(query).one()._mapping)
             elif found.status == "done":
                 make_current(connection, found.id)
+            if found.status != "done" and found.source_annotation_id != source_annotation_id:
+                of_found = sa.update(annotations).where(annotations.c.id == found.id)
+                connection.execute(of_found.values(source_annotation_id=source_annotation_id))
+                found = Annotation(**connection.execute(query).one()._mapping)
         return found
+
+    def windows_of(self, windows_digest: str, versions: Mapping[str, str]) -> dict[str, int]:
+        """For each uri whose given version has complete windows with this digest, their annotation."""
+        query = (
+            sa.select(videos.c.uri, annotations.c.version, annotations.c.id)
+            .join(annotations, annotations.c.video_id == videos.c.id)
+            .join(pipelines, pipelines.c.id == annotations.c.pipeline_id)
+            .where(
+                pipelines.c.windows_digest == windows_digest,
+                annotations.c.status == "done",
+                annotations.c.source_annotation_id.is_(None),
+            )
+        )
+        found: dict[str, int] = {}
+        with self.reading() as connection:
+            for some in _batches(versions):
+                for uri, version, annotation_id in connection.execute(query.where(videos.c.uri.in_(some))):
+                    if versions[uri] == version:
+                        found[uri] = annotation_id
+        return found
+
+    def pipeline_config(self, annotation_id: int) -> dict[str, Any]:
+        """The configuration of the pipeline that an annotation belongs to."""
+        query = sa.select(pipelines.c.config).join(annotations, annotations.c.pipeline_id == pipelines.c.id)
+        with self.reading() as connection:
+            return dict(connection.execute(query.where(annotations.c.id == annotation_id)).scalar_one())
 
     def annotation(self, annotation_id: int) -> Annotation:
         query = sa.select(*columns_of(annotations, Annotation)).where(annotations.c.id == annotation_id)
@@ -169,6 +223,13 @@ class Catalogue(Database):
             changed = connection.execute(statement.values(warning_code=code, warning_message=message)).rowcount
         if changed != 1:
             raise Internal(f"There is no annotation {annotation_id} to warn about.")
+
+
+def _batches(uris: Iterable[str]) -> Iterator[list[str]]:
+    """As many at a time as a query takes."""
+    waiting = iter(uris)
+    while some := list(islice(waiting, _URIS_PER_QUERY)):
+        yield some
 
 
 def _reopen(connection: sa.Connection, annotation_id: int) -> None:

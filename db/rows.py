@@ -42,6 +42,7 @@ class Annotation:
     video_id: int
     version: str
     pipeline_id: int
+    source_annotation_id: int | None  # whose windows were fused anew for this one; None: its own
     status: str  # 'pending', 'planned', 'running', 'done' or 'failed'
     attempts: int
     error_code: str | None

@@ -46,9 +46,9 @@ class Store(Catalogue, Leases):
     def windows(self, annotation_id: int) -> list[tuple[Any, ...]]:
         """What the spans stored, in the order of time; each row in the order of WINDOW_COLUMNS."""
         query = sa.select(*(windows.c[name] for name in WINDOW_COLUMNS))
-        query = query.where(windows.c.annotation_id == annotation_id).order_by(windows.c.window_index)
+        query = query.where(windows.c.annotation_id == _owner(annotation_id)).order_by(windows.c.window_index)
         with self.reading() as connection:
-            return list(connection.execute(query).tuples())
+            return [tuple(row) for row in connection.execute(query)]
 
     def finish(
         self,
@@ -78,12 +78,11 @@ class Store(Catalogue, Leases):
             Internal: a span is not done, or windows are missing, or not each of them was fused.
         """
         with self.writing() as connection:
-            _require_spans_done(connection, annotation_id)
-            if keep_windows is not None:
-                beyond = sa.and_(windows.c.annotation_id == annotation_id, windows.c.window_index >= keep_windows)
-                connection.execute(sa.delete(windows).where(beyond))
-            _clip_windows(connection, annotation_id, duration_seconds)
-            _require_no_gap(connection, annotation_id, fused, keep_windows)
+            owner_id = connection.execute(sa.select(_owner(annotation_id))).scalar_one()
+            _require_spans_done(connection, owner_id)
+            if owner_id == annotation_id:
+                _cut_windows(connection, annotation_id, keep_windows, duration_seconds)
+            _require_no_gap(connection, owner_id, fused, keep_windows)
             _replace_results(connection, annotation_id, fused, timeline)
             _set_done(connection, annotation_id, duration_seconds, provenance, warning)
             make_current(connection, annotation_id)
@@ -124,6 +123,12 @@ class Store(Catalogue, Leases):
             )
 
 
+def _owner(annotation_id: int) -> sa.ScalarSelect[int]:
+    """The annotation whose windows an annotation is made of: itself, unless it only fuses another's anew."""
+    owner = sa.func.coalesce(annotations.c.source_annotation_id, annotations.c.id)
+    return sa.select(owner).where(annotations.c.id == annotation_id).scalar_subquery()
+
+
 def _require_spans_done(connection: sa.Connection, annotation_id: int) -> None:
     # The row is locked first, so that of two that finish the same annotation the second one waits.
     connection.execute(sa.select(annotations.c.id).where(annotations.c.id == annotation_id).with_for_update())
@@ -133,10 +138,15 @@ def _require_spans_done(connection: sa.Connection, annotation_id: int) -> None:
         raise Internal(f"Annotation {annotation_id} cannot be finished: its spans are {counts or 'not planned'}.")
 
 
-def _clip_windows(connection: sa.Connection, annotation_id: int, duration_seconds: float) -> None:
-    """Let no window reach beyond the true end; a span in the middle, which did not know it, may have stored such."""
-    over = sa.and_(windows.c.annotation_id == annotation_id, windows.c.end_seconds > duration_seconds)
-    connection.execute(sa.update(windows).where(over).values(end_seconds=duration_seconds))
+def _cut_windows(
+    connection: sa.Connection, annotation_id: int, keep_windows: int | None, duration_seconds: float
+) -> None:
+    """Let no window lie or reach beyond the true end, which a span in the middle does not know when it stores them."""
+    mine = windows.c.annotation_id == annotation_id
+    if keep_windows is not None:
+        connection.execute(sa.delete(windows).where(mine, windows.c.window_index >= keep_windows))
+    over = sa.update(windows).where(mine, windows.c.end_seconds > duration_seconds)
+    connection.execute(over.values(end_seconds=duration_seconds))
 
 
 def _require_no_gap(
@@ -149,7 +159,7 @@ def _require_no_gap(
     wanted = (last or 0) + 1 if keep_windows is None else keep_windows
     if count != wanted:
         raise Internal(f"Annotation {annotation_id} cannot be finished: {count} of its {wanted} windows are stored.")
-    if len(fused) != count:
+    if [row[0] for row in fused] != list(range(count)):
         raise Internal(f"Annotation {annotation_id} cannot be finished: {len(fused)} of {count} windows are fused.")
 
 

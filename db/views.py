@@ -72,8 +72,9 @@ def _window_scores() -> str:
     SELECT videos.uri, windows.window_index, windows.start_seconds, windows.end_seconds,
            '{modality}', {state}, labels.emotion, CASE labels.emotion {cases} END
     FROM videos
-    JOIN windows ON windows.annotation_id = videos.current_annotation_id
-    LEFT JOIN fused_windows ON fused_windows.annotation_id = windows.annotation_id
+    JOIN annotations ON annotations.id = videos.current_annotation_id
+    JOIN windows ON windows.annotation_id = COALESCE(annotations.source_annotation_id, annotations.id)
+    LEFT JOIN fused_windows ON fused_windows.annotation_id = annotations.id
                            AND fused_windows.window_index = windows.window_index
     CROSS JOIN ({labels}) labels"""
 

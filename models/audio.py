@@ -13,6 +13,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -187,6 +188,6 @@ def load_checkpoint(folder: Path) -> WhisperForEmotion:
         model = WhisperForEmotion(config)
         path = folder / WEIGHTS_FILE
         model.load_state_dict(load_file(path), strict=True)
-    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError, StrictDataclassError) as error:
         raise ModelError(f"{path}: cannot be read as an audio emotion model: {error}") from error
     return model

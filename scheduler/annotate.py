@@ -57,10 +57,13 @@ def run(paths: Sequence[str], options: AnnotateOptions) -> int:
     sources = [item for item in found if isinstance(item, Source)]
     lines = [Line("", FAILED, error=item) for item in found if isinstance(item, MoodreelError)]
     with Store(options.db_url) as store:
-        done = store.finished(recipe.digest, {source.uri: source.version for source in sources})
+        done = store.finished(recipe.identity.digest, {source.uri: source.version for source in sources})
         lines += [Line(source.uri, SKIPPED) for source in sources if source.uri in done]
         try:
             todo = [source for source in sources if source.uri not in done]
+            lines += _fuse_anew(store, recipe, todo)
+            handled = {line.name for line in lines}
+            todo = [source for source in todo if source.uri not in handled]
             for line in _annotate(store, recipe, todo, options):
                 lines.append(line)
                 _complain(line)
@@ -106,6 +109,19 @@ def _whole_ms(option: str, seconds: float) -> int:
         return round(seconds * 1000)
     except (ValueError, OverflowError) as error:
         raise BadOption(f"{option} must be a number of seconds, got {seconds}") from error
+
+
+def _fuse_anew(store: Store, recipe: Any, todo: Sequence[Source]) -> list[Line]:
+    """Videos whose windows are there already, from a pipeline that differs only in what comes after them."""
+    windows = store.windows_of(recipe.identity.windows_digest, {source.uri: source.version for source in todo})
+    if windows:
+        from importlib.metadata import version
+
+        from worker.finish import fuse_anew
+
+        for annotation_id in windows.values():
+            fuse_anew(store, annotation_id, recipe.identity, provenance={"moodreel": version("moodreel")})
+    return [Line(uri, DONE) for uri in windows]
 
 
 def _annotate(store: Store, recipe: Any, todo: Sequence[Source], options: AnnotateOptions) -> Iterator[Line]:

@@ -23,6 +23,7 @@ face; the two are fused and smoothed into segments. Where nobody speaks and no f
   moodreel annotate holiday.mp4              one video, into ./moodreel.db
   moodreel annotate archive/ 'more/*.mkv'    folders and patterns; what is done is skipped
   moodreel timeline holiday.mp4              what was found, segment by segment
+  moodreel fuse --all --fusion average       another timeline from the same windows, at once
   moodreel status                            what is done, what failed and why
   moodreel doctor                            is everything in place on this machine?
 
@@ -96,6 +97,39 @@ def annotate(
 
     options = AnnotateOptions(db_url, window_seconds, hop_seconds, fusion_rule, device, as_json)
     sys.exit(run(paths, options))
+
+
+@cli.command(short_help="Fuse stored windows anew, without decoding.")
+@click.argument("uris", nargs=-1, metavar="URI...")
+@db_option
+@click.option("--all", "every", is_flag=True, help="Every video that has a timeline.")
+@click.option("--fusion", "fusion_rule", metavar="NAME", help="As for annotate.")
+@click.option("--audio-weight", type=float, metavar="SHARE", help="Trust in the voice, 0 to 1; the face has the rest.")
+@click.option("--threshold", type=float, metavar="SHARE", help="Confidence from which a side is believed alone.")
+@click.option("--margin", type=float, metavar="SHARE", help="By how much the surer side wins a disagreement (rules).")
+@click.option("--switch-cost", type=float, metavar="NATS", help="Smoothing: what a change must gain, nats x seconds.")
+@json_option
+def fuse(
+    uris: tuple[str, ...],
+    db_url: str,
+    every: bool,
+    fusion_rule: str | None,
+    audio_weight: float | None,
+    threshold: float | None,
+    margin: float | None,
+    switch_cost: float | None,
+    as_json: bool,
+) -> None:
+    """Make another timeline of videos that are annotated, from their stored windows.
+
+    Nothing is decoded and no model runs. The new timeline stands beside the old one, shares its windows, and becomes
+    the current one; options that are not given stay as they were.
+    """
+    from scheduler.fuse import run
+
+    fusion = {"rule": fusion_rule, "audio_weight": audio_weight, "threshold": threshold, "margin": margin}
+    changes: dict[str, dict[str, Any]] = {"fusion": fusion, "smoothing": {"switch_cost": switch_cost}}
+    sys.exit(run(uris, every, db_url, changes, as_json))
 
 
 @cli.command(short_help="Show one video's timeline.")

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -250,9 +251,9 @@ def read(reader: Reader, path: Path, **request: Any) -> Reading:
         events = list(reader.read(file.fileno(), path.name, ReadRequest(**request)))
     sounds = [event for event in events if isinstance(event, Sound)]
     voices = [event for event in events if isinstance(event, Voice)]
-    for one, next_one in zip(sounds, sounds[1:], strict=False):
+    for one, next_one in pairwise(sounds):
         assert next_one.start_sample == one.start_sample + len(one.samples)
-    for before, after in zip(voices, voices[1:], strict=False):
+    for before, after in pairwise(voices):
         assert after.first_chunk == before.first_chunk + len(before.probabilities)
     assert isinstance(events[-1], End)
     nothing = [np.zeros(0, np.float32)]

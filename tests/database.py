@@ -121,7 +121,7 @@ def planned(*edges: int) -> list[PlannedSpan]:
 
 def requested(store: Store, uri: str = "a.mp4", version: str = "1", digest: str = "d1") -> int:
     """Observe a video and request its annotation; the annotation's id."""
-    pipeline_id = store.register_pipeline(digest, "compact", {"window_seconds": 2.0})
+    pipeline_id = store.register_pipeline(digest, "windows", "compact", {"window_seconds": 2.0})
     return store.request(store.observe(uri, version, 1000), version, pipeline_id).id
 
 

@@ -23,12 +23,16 @@ from av.packet import Packet
 from av.stream import Stream
 from av.video.frame import VideoFrame
 
-from worker import decoder_media
-from worker.decoder_media import SLOTTED_FORMATS, DescriptorFile, FrameTimes, Media, MediaError
+from worker.channel import Channel, ChannelClosed
+from worker.decoder_media import Media
+from worker.decoder_open import DescriptorFile, MediaError
+from worker.decoder_probe import probe
 from worker.decoder_sound import Listener, SoundTrack
+from worker.decoder_time import FrameTimes
 from worker.decoder_video import Converter, PictureTrack, Watcher
-from worker.protocol import Channel, ChannelClosed, End, Event, Failure, Job, Progress, ReadRequest
+from worker.protocol import End, Event, Failure, Job, Progress, ReadRequest
 
+SLOTTED_FORMATS = {"avi"}  # whose index counts frames instead of saying when they are shown
 PROGRESS_SECONDS = 0.5  # of the clock on the wall
 MIN_MISSING_SECONDS, MIN_MISSING_SHARE = 1.0, 0.01  # of what the index promised, to call a file truncated
 
@@ -75,9 +79,9 @@ class StreamReader:
             frames = packet.decode()
         except av.error.EOFError:
             frames = []
-        except av.error.FFmpegError as error:
-            if isinstance(error, MemoryError):
-                raise
+        except MemoryError:
+            raise
+        except av.error.FFmpegError:
             frames = []
             self._times.lose()
             self.lose(t_seconds)
@@ -114,6 +118,8 @@ class StreamReader:
                 yield from self.track.add(frame, t_seconds)
             elif isinstance(frame, VideoFrame) and isinstance(self.track, PictureTrack):
                 yield from self.track.add(frame, t_seconds, length)
+        except MemoryError:
+            raise
         except av.error.FFmpegError:
             self.lose(t_seconds)
 
@@ -200,7 +206,10 @@ class SpanReader:
         ends = {"audio": None, "video": None} | {
             "audio" if isinstance(r.track, SoundTrack) else "video": r.track.end_seconds for r in self._readers.values()
         }
-        duration = max((end for end in ends.values() if end is not None), default=None) if whole else None
+        duration = None
+        if whole:  # a span that was planned beyond the file's end finds nothing: the file ends before it
+            duration = max((end for end in ends.values() if end is not None), default=None)
+            duration = self._media.end_of_packets() if duration is None else duration
         promised = self._media.promised_seconds
         missing = 0.0 if duration is None or promised is None else promised - duration
         truncated = missing > max(MIN_MISSING_SECONDS, MIN_MISSING_SHARE * (promised or 0.0))
@@ -210,7 +219,7 @@ class SpanReader:
 def _run(job: Job, descriptor: int, tools: Tools, channel: Channel) -> None:
     file = DescriptorFile(descriptor)
     if job.request is None:
-        channel.send(decoder_media.probe(file))
+        channel.send(probe(file))
         return
     media = Media(file, tools.thread_count)
     with contextlib.closing(media):
@@ -224,7 +233,7 @@ def _failure(error: Exception) -> Failure:
     if isinstance(error, MemoryError):
         return Failure("out_of_memory", "decoding it needs more memory than is allowed")
     if isinstance(error, av.error.FFmpegError):
-        return Failure("undecodable", error.strerror)
+        return Failure("undecodable", error.strerror or str(error))
     if isinstance(error, OSError):
         return Failure("not_readable", error.strerror or str(error))
     return Failure("internal", "".join(traceback.format_exception(error))[-2000:])

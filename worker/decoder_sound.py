@@ -7,7 +7,6 @@ span is cut, so that spans can be read one by one with the same result.
 from collections.abc import Iterator
 from typing import Protocol
 
-import av
 import numpy as np
 from av.audio.frame import AudioFrame
 from av.audio.resampler import AudioResampler
@@ -68,8 +67,6 @@ class Resampler:
     def _run(self, frame: AudioFrame | None) -> Iterator[tuple[int, FloatArray]]:
         assert self._filter is not None
         for out in self._filter.resample(frame):
-            if out is None:
-                continue
             samples = out.to_ndarray().reshape(-1).astype(np.float32)
             # Files of floats may hold anything; one NaN would stay in the detector's memory for good.
             clean = np.clip(np.nan_to_num(samples, nan=0.0), -1.0, 1.0)
@@ -192,8 +189,3 @@ class SoundTrack:
             keep = min(keep, -(-self._end_sample // CHUNK_SAMPLES) - first)
         if keep > skip:
             yield Voice(first + skip, probabilities[skip:keep])
-
-
-def is_sound(frame: object) -> bool:
-    """Whether a decoded frame is sound."""
-    return isinstance(frame, av.AudioFrame)

@@ -11,7 +11,7 @@ from fractions import Fraction
 from typing import Protocol
 
 import numpy as np
-from av.video.frame import VideoFrame
+from av.video.frame import PictureType, VideoFrame
 from av.video.reformatter import VideoReformatter
 
 from worker.protocol import ByteArray, Picture, Unreadable
@@ -157,7 +157,7 @@ class PictureTrack:
             return True
         if self._lost_from is None or t_seconds < self._lost_from:
             return False
-        if frame.key_frame or t_seconds - self._lost_from > RECOVERY_SECONDS:
+        if frame.key_frame or frame.pict_type == PictureType.I or t_seconds - self._lost_from > RECOVERY_SECONDS:
             self._recovering = False
         return self._recovering
 

@@ -3,6 +3,7 @@
 Re-fusing is this, run again.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,11 @@ import numpy.typing as npt
 import db.rows
 from db.store import Store
 from db.tables import SCORES, WINDOW_COLUMNS
-from models.fusion import confidence, fuse
+from models.fusion import Fusion, confidence, fuse
 from models.taxonomy import AROUSAL_ROW, EMOTIONS, VALENCE_ROW
-from worker.recipe import Recipe
-from worker.timeline import Segment, segments
+from worker.recipe import Identity
+from worker.timeline import Segment, Smoothing, segments
+from worker.windows import WindowPlan
 
 Rows = npt.NDArray[np.float32]
 
@@ -23,13 +25,27 @@ _AUDIO, _VIDEO = (
 )
 
 
+@dataclass(frozen=True)
+class Finishing:
+    """What of a pipeline's configuration makes a timeline of windows."""
+
+    plan: WindowPlan
+    fusion: Fusion
+    smoothing: Smoothing
+
+    @classmethod
+    def of(cls, config: dict[str, Any]) -> "Finishing":
+        """From a configuration as `Recipe.config` gives it."""
+        return cls(WindowPlan(**config["plan"]), Fusion(**config["fusion"]), Smoothing(**config["smoothing"]))
+
+
+def register(store: Store, identity: Identity) -> int:
+    """Record a pipeline; its id."""
+    return store.register_pipeline(identity.digest, identity.windows_digest, identity.name, identity.config)
+
+
 def finish(
-    store: Store,
-    annotation_id: int,
-    recipe: Recipe,
-    duration_seconds: float,
-    *,
-    provenance: dict[str, Any],
+    store: Store, annotation_id: int, finishing: Finishing, duration_seconds: float, *, provenance: dict[str, Any]
 ) -> None:
     """Fuse, smooth and publish an annotation whose spans are all done.
 
@@ -37,17 +53,39 @@ def finish(
         duration_seconds: the video's true length; windows planned beyond it are dropped.
         provenance: device, dtype, versions: what may differ between equal results.
     """
-    n_windows = recipe.plan.count(duration_seconds)
+    n_windows = finishing.plan.count(duration_seconds)
     stored = store.windows(annotation_id)[:n_windows]
-    fused = fuse(_side(stored, _AUDIO), _side(stored, _VIDEO), recipe.fusion)
+    fused = fuse(_side(stored, _AUDIO), _side(stored, _VIDEO), finishing.fusion)
     store.finish(
         annotation_id,
         fused_rows(fused),
-        [_segment_row(s) for s in segments(fused, recipe.plan, duration_seconds, recipe.smoothing)],
+        [_segment_row(s) for s in segments(fused, finishing.plan, duration_seconds, finishing.smoothing)],
         duration_seconds=duration_seconds,
         keep_windows=n_windows,
         provenance=provenance,
     )
+
+
+def fuse_anew(store: Store, source_annotation_id: int, identity: Identity, *, provenance: dict[str, Any]) -> int:
+    """Make another timeline of a complete annotation's windows, beside the first; its annotation.
+
+    Args:
+        source_annotation_id: whose windows; an annotation that was itself fused anew stands for its source.
+        identity: of the new pipeline, whose windows are the same.
+
+    Raises:
+        ValueError: the pipeline's configuration holds an impossible value.
+    """
+    finishing = Finishing.of(identity.config)
+    source = store.annotation(source_annotation_id)
+    owner_id = source.source_annotation_id or source.id
+    asked = store.request(source.video_id, source.version, register(store, identity), owner_id)
+    if asked.status != "done":
+        store.begin_attempt(asked.id)
+        finish(store, asked.id, finishing, source.duration_seconds or 0.0, provenance=provenance)
+        if source.warning_code is not None:
+            store.warn(asked.id, source.warning_code, source.warning_message or "")
+    return asked.id
 
 
 def _side(stored: list[tuple[Any, ...]], part: slice) -> Rows:
@@ -68,7 +106,8 @@ def fused_rows(fused: Rows) -> list[tuple[Any, ...]]:
         known @ AROUSAL_ROW,
     )
     columns = [_nullable(values, there) for values in verdict]
-    columns += [_nullable(np.clip(values, 0.0, 1.0), ~np.isnan(values)) for values in fused.T.astype(np.float64)]
+    scores = np.clip(fused.T.astype(np.float64), 0.0, 1.0)
+    columns += [_nullable(values, np.asarray(~np.isnan(values))) for values in scores]
     return list(zip(range(len(fused)), *columns, strict=True))
 
 

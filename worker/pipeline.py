@@ -18,7 +18,7 @@ from db.identity import Source
 from db.rows import SpanClaim
 from db.store import Store
 from worker.collect import ABSENT, UNREADABLE
-from worker.finish import finish
+from worker.finish import Finishing, finish, register
 from worker.protocol import Event, Progress
 from worker.reader import Reader
 from worker.recipe import Recipe
@@ -70,7 +70,7 @@ class Pipeline:
         self._store, self._recipe = store, recipe
         self._children = children or min(MAX_CHILDREN, os.cpu_count() or 1)
         self._models = Recognizers(recipe, device)
-        self._pipeline_id = store.register_pipeline(recipe.digest, recipe.name, recipe.config)
+        self._pipeline_id = register(store, recipe.identity)
         self._owner = new_owner()
         self._stop = threading.Event()
         self._readers: queue.SimpleQueue[Reader] = queue.SimpleQueue()
@@ -192,7 +192,8 @@ class Pipeline:
         if nothing_was_read(self._store, annotation_id):
             raise Undecodable(f"{source.uri}: no part of its sound or pictures could be decoded")
         provenance = {**self._models.provenance(), "moodreel": version("moodreel")}
-        finish(self._store, annotation_id, self._recipe, duration_seconds, provenance=provenance)
+        finishing = Finishing.of(self._recipe.config)
+        finish(self._store, annotation_id, finishing, duration_seconds, provenance=provenance)
         done = self._store.annotation(annotation_id)
         warning = (done.warning_code, done.warning_message or "") if done.warning_code else None
         return Outcome(source, DONE, warning=warning)

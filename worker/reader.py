@@ -17,18 +17,8 @@ from types import TracebackType
 from typing import Self
 
 from db import errors
-from worker.protocol import (
-    Channel,
-    ChannelClosed,
-    End,
-    Event,
-    Failure,
-    Job,
-    Message,
-    Probe,
-    ProtocolError,
-    ReadRequest,
-)
+from worker.channel import Channel, ChannelClosed
+from worker.protocol import End, Event, Failure, Job, Message, Probe, ProtocolError, ReadRequest
 
 SILENCE_SECONDS = 60.0  # without a message, after which a child counts as hung
 MEMORY_BYTES = 4 << 30  # that a child may allocate

@@ -65,15 +65,44 @@ class Recipe:
         }
 
     @cached_property
-    def digest(self) -> str:
-        """SHA-256 of the configuration in canonical JSON, in hexadecimal."""
-        canonical = json.dumps(self.config, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()
+    def identity(self) -> "Identity":
+        """The digests of the configuration, and its name."""
+        return Identity.of(self.config)
 
-    @property
-    def name(self) -> str:
-        """A short name for people, like `compact 2s/1s log-linear`."""
-        return f"{self.preset.name} {self.plan.window_ms / 1000:g}s/{self.plan.hop_ms / 1000:g}s {self.fusion.rule}"
+
+# What of a configuration is used only when a video's windows are all there.
+FINISHING = frozenset({"fusion", "smoothing", "calibration", "adaptation"})
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a configuration is known by.
+
+    Attributes:
+        config: the configuration.
+        digest: SHA-256 of the configuration in canonical JSON, in hexadecimal: the pipeline's identity.
+        windows_digest: the same without what only finishing uses: the identity of its windows.
+        name: for people, like `compact 2s/1s log-linear`.
+    """
+
+    config: dict[str, Any]
+    digest: str
+    windows_digest: str
+    name: str
+
+    @classmethod
+    def of(cls, config: dict[str, Any]) -> "Identity":
+        """The identity of a configuration as `Recipe.config` gives it."""
+        plan = config["plan"]
+        lengths = f"{plan['window_ms'] / 1000:g}s/{plan['hop_ms'] / 1000:g}s"
+        name = f"{config['preset']} {lengths} {config['fusion']['rule']}"
+        windows = {key: value for key, value in config.items() if key not in FINISHING}
+        return cls(config, _digest(config), _digest(windows), name)
+
+
+def _digest(config: dict[str, Any]) -> str:
+    canonical = json.dumps(config, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def _face_detector() -> dict[str, Any]:

@@ -9,11 +9,9 @@ prediction is the mean log-probability of its 2-second windows, 1 second apart, 
 
 import argparse
 import copy
-import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +24,7 @@ from transformers import WhisperFeatureExtractor
 
 from models.audio import CONFIG_FILE, WEIGHTS_FILE, AudioEmotionModel, WhisperForEmotion
 from models.taxonomy import EMOTIONS
-from models.training.corpora import Clip, clips_in, crema_d_clip, ravdess_clip, read_sound, speaker_folds
+from models.training.corpora import Clip, clips_in, corpora, crema_d_clip, ravdess_clip, read_sound, speaker_folds
 from models.training.head import (
     HeadOptions,
     Rows,
@@ -67,47 +65,69 @@ VIEWS = (
 )
 
 
-def extract(whisper: WhisperForEmotion, clips: Sequence[Clip], view: View) -> Rows:
-    """The features of every window of the clips, float16, with the labels that each clip's corpus has."""
-    model = AudioEmotionModel(copy.deepcopy(whisper), window_seconds=view.plan.window_ms / 1000)
-    of: list[int] = []
-    features = np.concatenate(list(_features(model, _cuts(clips, view, of))))
-    emotions = np.array([EMOTIONS.index(clip.emotion) for clip in clips], np.int64)
-    labels = {name: known_labels({c.emotion for c in clips if c.corpus == name}) for name in {c.corpus for c in clips}}
-    known = np.stack([labels[clip.corpus] for clip in clips])
-    speakers = np.array([clip.speaker for clip in clips])
-    return Rows(features, emotions[of], known[of], np.array(of, np.int64), speakers[of])
+class Extractor:
+    """Gathers the features of one view, window after window."""
+
+    def __init__(self, whisper: WhisperForEmotion, view: View) -> None:
+        self._model = AudioEmotionModel(copy.deepcopy(whisper), window_seconds=view.plan.window_ms / 1000)
+        self._view = view
+        self._random = np.random.default_rng(0)
+        self._waiting: list[Cut] = []
+        self._features: list[npt.NDArray[np.float16]] = []
+        self._clips: list[int] = []
+
+    def add(self, clip: int, sound: FloatArray, speech: FloatArray) -> None:
+        """Take a clip: its number, its sound (n,) and its speech probabilities (m,)."""
+        heard = degrade(sound, self._random) if self._view.degraded else sound
+        cuts = windows_of(heard, speech, self._view.plan)
+        self._clips += [clip] * len(cuts)
+        self._waiting += cuts
+        if len(self._waiting) >= BATCH:
+            self._run()
+
+    def _run(self) -> None:
+        waveforms = np.stack([cut.samples for cut in self._waiting])
+        lengths = np.array([cut.length_samples for cut in self._waiting], np.int64)
+        with torch.autocast("cpu", torch.bfloat16):  # half the time; the head hardly notices (see the model card)
+            self._features.append(self._model.features(waveforms, lengths).astype(np.float16))
+        self._waiting = []
+
+    def rows(self, clips: Sequence[Clip]) -> Rows:
+        """All windows so far, with the labels that each clip's corpus has."""
+        if self._waiting:
+            self._run()
+        of = np.array(self._clips, np.int64)
+        emotions = np.array([EMOTIONS.index(clip.emotion) for clip in clips], np.int64)
+        labels = {corpus: known_labels([c.emotion for c in clips if c.corpus == corpus]) for corpus in corpora(clips)}
+        known = np.stack([labels[clip.corpus] for clip in clips])
+        speakers = np.array([clip.speaker for clip in clips])
+        return Rows(np.concatenate(self._features), emotions[of], known[of], of, speakers[of])
 
 
-def _cuts(clips: Sequence[Clip], view: View, of: list[int]) -> Iterator[Cut]:
-    """All windows of all clips; notes in `of` which clip each is of."""
-    detector, random = VoiceDetector(), np.random.default_rng(0)
-    for index, clip in enumerate(clips):
+def extract(whisper: WhisperForEmotion, clips: Sequence[Clip], views: Sequence[View]) -> dict[str, Rows]:
+    """The features of every window of the clips in each view, float16; the sound is read once."""
+    detector = VoiceDetector()
+    extractors = {view.name: Extractor(whisper, view) for view in views}
+    for number, clip in enumerate(clips):
         sound = read_sound(clip.path)
         speech = speech_of(sound, detector)  # of the clip as recorded: all views take the same stretches
-        cuts = windows_of(degrade(sound, random) if view.degraded else sound, speech, view.plan)
-        of.extend([index] * len(cuts))
-        yield from cuts
+        for extractor in extractors.values():
+            extractor.add(number, sound, speech)
+        if number % 500 == 0:
+            print(f"{number} of {len(clips)} clips", flush=True)
+    return {name: extractor.rows(clips) for name, extractor in extractors.items()}
 
 
-def _features(model: AudioEmotionModel, cuts: Iterator[Cut]) -> Iterator[npt.NDArray[np.float16]]:
-    while batch := list(itertools.islice(cuts, BATCH)):
-        waveforms = np.stack([cut.samples for cut in batch])
-        lengths = np.array([cut.length_samples for cut in batch], np.int64)
-        with torch.autocast("cpu", torch.bfloat16):  # half the time; the head never notices (see the model card)
-            yield model.features(waveforms, lengths).astype(np.float16)
-
-
-def cached(path: Path | None, make: Callable[[], Rows]) -> Rows:
-    """Rows from a file, or made and written there; a cache is only good for the same clips and code."""
-    if path is None:
+def cached(folder: Path | None, make: Callable[[], dict[str, Rows]], views: Sequence[View]) -> dict[str, Rows]:
+    """Rows of a folder, or made and written there; a cache is only good for the same clips and code."""
+    if folder is None:
         return make()
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        rows = make()
-        np.savez(path, **{field.name: getattr(rows, field.name) for field in fields(rows)})
-    with np.load(path) as arrays:
-        return Rows(**arrays)
+    if not folder.exists():
+        made = make()
+        folder.mkdir(parents=True)
+        for name, rows in made.items():
+            np.savez(folder / f"{name}.npz", **{field.name: getattr(rows, field.name) for field in fields(rows)})
+    return {view.name: Rows(**np.load(folder / f"{view.name}.npz")) for view in views}
 
 
 def joined(parts: Sequence[Rows]) -> Rows:
@@ -183,7 +203,7 @@ def train(
     cache: Path | None = None,
 ) -> dict[str, Any]:
     """Extract, measure on unseen speakers, train on all, calibrate, save. Returns the figures, written to `out` too."""
-    rows = {v.name: cached(cache and cache / f"{v.name}.npz", partial(extract, whisper, clips, v)) for v in views}
+    rows = cached(cache, lambda: extract(whisper, clips, views), views)
     logits = out_of_fold(rows, folds, options)
     product = views[0].name
     softer = temperature(logits[product], rows[product])

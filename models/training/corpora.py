@@ -4,7 +4,7 @@ Codings: RAVDESS, Livingstone and Russo 2018, doi 10.1371/journal.pone.0196391; 
 doi 10.1109/TAFFC.2014.2336244; the Javanese corpus, Arifin et al., names `AA-SS-EE_RR`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,6 +88,11 @@ def clips_in(folder: Path, read_name: Callable[[Path], Clip]) -> list[Clip]:
     if not paths:
         raise FileNotFoundError(f"no clips {SUFFIXES} in {folder}")
     return [_read_name(path, read_name) for path in paths]
+
+
+def corpora(clips: Sequence[Clip]) -> list[str]:
+    """The names of the corpora that the clips are of."""
+    return sorted({clip.corpus for clip in clips})
 
 
 def _read_name(path: Path, read_name: Callable[[Path], Clip]) -> Clip:

@@ -89,7 +89,7 @@ def test_impossible_windows_are_refused(store):
 
 
 IMPOSSIBLE_FUSED_WINDOWS = [
-    {"window_index": 7},  # there is no such window
+    {"window_index": -1},
     {"emotion": "bored"},
     {"emotion": None},
     {"confidence": None},
@@ -135,6 +135,7 @@ IMPOSSIBLE_CHANGES = [
     "annotations SET duration_seconds = NULL",
     "annotations SET duration_seconds = -1",
     "annotations SET pipeline_id = 99",
+    "annotations SET source_annotation_id = 99",
     "spans SET status = 'planned'",
     "spans SET status = 'running'",
     "spans SET lease_owner = 'me', lease_until = 5",
@@ -579,3 +580,27 @@ def test_no_window_reaches_beyond_the_true_end(store):
         store, rows=rows, fused=fused, timeline=[segment(0.0, 2.5)], duration_seconds=2.5, keep_windows=2
     )
     assert [(row[1], row[2]) for row in store.windows(annotation_id)] == [(0.0, 2.0), (1.0, 2.5)]
+
+
+def test_fusing_anew_shares_the_windows(store):
+    """Another pipeline's timeline of the same windows: beside the first, current while it is the last one asked for."""
+    first = annotated(store)
+    video = store.video("a.mp4")
+    other = store.register_pipeline("d2", "windows", "compact", {})
+    assert store.windows_of("windows", {"a.mp4": "1"}) == {"a.mp4": first}
+    assert store.windows_of("windows", {"a.mp4": "2"}) == {}
+    second = store.request(video.id, "1", other, first).id
+    store.finish(
+        second,
+        [fused_row(0, "sad"), fused_row(1, "sad")],
+        [segment(0.0, 3.0, "sad")],
+        duration_seconds=3.0,
+        provenance={},
+    )
+    assert store.windows(second) == store.windows(first) != []
+    assert query(store, "SELECT COUNT(*) FROM windows") == [(2,)]
+    assert query(store, "SELECT DISTINCT emotion FROM timeline") == [("sad",)]
+    fused = "SELECT COUNT(*) FROM window_scores WHERE modality = 'fused' AND emotion = 'sad' AND probability = 1"
+    assert query(store, fused) == [(2,)]
+    assert store.finished("d1", {"a.mp4": "1"}) == {"a.mp4"}  # asked for again
+    assert query(store, "SELECT DISTINCT emotion FROM timeline") == [("happy",)]

@@ -2,6 +2,7 @@
 
 import json
 import wave
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -42,6 +43,15 @@ QUICK = HeadOptions(hidden=16, epochs=20, batch=16, input_dropout=0.0, hidden_dr
 SHIPPED = Path(__file__).parents[2] / "models" / "weights" / "audio"
 
 
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """The networks here are too small to share out: threads that wait for each other take a hundred times longer."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def made_rows(speakers: tuple[str, ...], per_speaker: int = 24, seed: int = 0) -> Rows:
     """Windows whose label is the largest of the first eight features; speakers of `six/` lack calm and surprised."""
     random = np.random.default_rng(seed)
@@ -77,7 +87,7 @@ def test_faulty_clips_are_left_out_and_foreign_names_refused(tmp_path: Path) -> 
     for name in ("1001_DFA_ANG_XX", "1040_ITH_SAD_X", "1076_MTI_SAD_XX"):
         (tmp_path / f"{name}.wav").touch()
     assert [clip.path.stem for clip in clips_in(tmp_path, crema_d_clip)] == ["1001_DFA_ANG_XX"]
-    with pytest.raises(ValueError, match="1001_DFA_ANG_XX.wav: not a name"):
+    with pytest.raises(ValueError, match=r"1001_DFA_ANG_XX\.wav: not a name"):
         clips_in(tmp_path, ravdess_clip)
     with pytest.raises(FileNotFoundError, match="no clips"):
         clips_in(tmp_path / "nothing", crema_d_clip)
@@ -104,7 +114,7 @@ def test_windows_are_those_that_the_voice_gate_passes() -> None:
     cuts = windows_of(sound, speech, WindowPlan(2000, 1000))
     assert [int(cut.samples[0]) // 16_000 for cut in cuts] == [1, 2, 3]
     silent = windows_of(sound, 0.0 * speech, WindowPlan(2000, 1000))
-    assert len(silent) == 4  # none stands out, so none is left out
+    assert len(silent) == 5  # none stands out, so none is left out
 
 
 def test_a_short_clip_is_one_padded_window() -> None:
@@ -144,14 +154,14 @@ def test_cross_validation_refuses_speakers_in_no_fold() -> None:
 
 
 def test_the_mask_makes_an_absent_label_no_vote() -> None:
-    rows = made_rows(("six/1", "eight/1"), per_speaker=600)
+    rows = made_rows(("six/1", "eight/1"), per_speaker=500)
     lacking = np.flatnonzero(~SIX)
     masked = log_probabilities(np.ones((len(rows.emotions), 8), np.float32), rows.known)
     np.testing.assert_allclose(np.exp(masked[0])[lacking], 0.0)
     np.testing.assert_allclose(np.exp(masked[0])[SIX], 1 / 6, rtol=1e-5)
-    # Nine tenths of the rows are of a corpus without calm and surprised; these are found all the same.
-    few = rows.where((rows.speakers == "six/1") | (np.arange(1200) >= 1130))
-    head = train_head(few, QUICK)
+    # Most rows are of a corpus without calm and surprised; these are found all the same.
+    few = rows.where((rows.speakers == "six/1") | (np.arange(1000) >= 900))
+    head = train_head(few, replace(QUICK, epochs=10, batch=32))
     unseen = made_rows(("eight/9",), per_speaker=400, seed=5)
     found = logits_of(head, unseen).argmax(axis=1)
     for label in lacking:
@@ -182,11 +192,19 @@ def test_scores_are_those_counted_by_hand() -> None:
 
 
 def test_the_temperature_undoes_a_sharpening() -> None:
-    rows, unseen = made_rows(("eight/1",), 2000), made_rows(("eight/2",), 2000, seed=1)
-    head = train_head(rows, QUICK)
-    before = temperature(logits_of(head, unseen), unseen)
-    divide_logits(head, 0.5)
-    assert temperature(logits_of(head, unseen), unseen) == pytest.approx(2 * before, rel=0.03)
+    random = np.random.default_rng(0)
+    true_logits = random.standard_normal((4000, 8)).astype(np.float32)
+    drawn = (true_logits + random.gumbel(size=(4000, 8))).argmax(axis=1)  # a draw from their softmax
+    rows = replace(made_rows(("eight/1",), per_speaker=4000), emotions=drawn)
+    assert temperature(2 * true_logits, rows) == pytest.approx(2.0, rel=0.05)
+
+
+def test_dividing_the_logits_is_folded_into_the_head() -> None:
+    rows = made_rows(("eight/1",))
+    head = train_head(rows, replace(QUICK, epochs=1))
+    before = logits_of(head, rows)
+    divide_logits(head, 2.0)
+    np.testing.assert_allclose(logits_of(head, rows), before / 2, atol=1e-5)
 
 
 def test_a_small_run_end_to_end(tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ def test_other_weights_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     other = tmp_path / "silero.onnx"
     other.write_bytes(voice.weights_path().read_bytes() + b"x")
     monkeypatch.setattr(voice, "weights_path", lambda: other)
-    with pytest.raises(ModelError, match="silero.onnx: sha256"):
+    with pytest.raises(ModelError, match=r"silero\.onnx: sha256"):
         VoiceDetector()
 
 

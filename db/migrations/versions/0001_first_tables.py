@@ -131,7 +131,8 @@ pipelines = sa.Table(
     metadata,
     sa.Column("id", Key, primary_key=True),
     sa.Column("digest", sa.Text, nullable=False, unique=True, comment="hash of all that makes the numbers"),
-    sa.Column("name", sa.Text, nullable=False, comment="the preset's name"),
+    sa.Column("windows_digest", sa.Text, nullable=False, index=True, comment="hash of all that makes the windows"),
+    sa.Column("name", sa.Text, nullable=False, comment="preset, window, hop and fusion, for people"),
     sa.Column("config", sa.JSON, nullable=False, comment="all that the digest was made of"),
     sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
 )
@@ -143,6 +144,13 @@ annotations = sa.Table(
     sa.Column("video_id", Key, sa.ForeignKey("videos.id", ondelete="CASCADE"), nullable=False),
     sa.Column("version", sa.Text, nullable=False, comment="the version of the video that was annotated"),
     sa.Column("pipeline_id", Key, sa.ForeignKey("pipelines.id", ondelete="CASCADE"), nullable=False, index=True),
+    sa.Column(
+        "source_annotation_id",
+        Key,
+        sa.ForeignKey("annotations.id", ondelete="CASCADE"),
+        index=True,
+        comment="whose windows were fused anew for this one; NULL: its own",
+    ),
     sa.Column("status", sa.Text, nullable=False),
     sa.Column("attempts", sa.Integer, nullable=False, comment="counted before the work starts"),
     sa.Column("error_code", sa.Text, comment="why it failed; see the list of failures"),
@@ -216,13 +224,11 @@ windows = sa.Table(
 fused_windows = sa.Table(
     "fused_windows",
     metadata,
-    sa.Column("annotation_id", Key, primary_key=True),
+    sa.Column("annotation_id", Key, sa.ForeignKey("annotations.id", ondelete="CASCADE"), primary_key=True),
     sa.Column("window_index", sa.Integer, primary_key=True, autoincrement=False),
     *_verdict(),
     *_scores("fused"),
-    sa.ForeignKeyConstraint(
-        ["annotation_id", "window_index"], ["windows.annotation_id", "windows.window_index"], ondelete="CASCADE"
-    ),
+    _at_least("window_index"),
     *_scored("fused", "emotion IS NOT NULL"),
 )
 

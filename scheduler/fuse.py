@@ -1,0 +1,77 @@
+"""The command `moodreel fuse`: another timeline from stored windows, without decoding and without a model."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from db.errors import BadOption, PathMissing
+from db.identity import uri_of
+from db.rows import Video
+from db.store import Store
+from scheduler.cli import EXIT_FAILED, print_json
+from scheduler.render import complain, legend, printable, strip
+from scheduler.show import open_existing
+
+MAX_STRIPS = 20
+
+
+def run(names: Sequence[str], every: bool, db_url: str, changes: dict[str, dict[str, Any]], as_json: bool) -> int:
+    """Fuse anew and print; returns the exit status.
+
+    Args:
+        names: URIs or paths; with `every`, all videos that have a timeline are meant instead.
+        changes: what is to be different, like `{"fusion": {"rule": "average"}}`; None in it leaves a value as it is.
+    """
+    if every == bool(names):
+        raise BadOption("name the videos, or give --all for every video that has a timeline")
+    console, shown, failed = Console(stderr=as_json), [], 0
+    with open_existing(db_url) as store:
+        for item in _videos(store, names, every):
+            if isinstance(item, PathMissing):
+                complain(Console(stderr=True), item)
+                failed += 1
+                continue
+            pipeline = _fuse(store, item, changes)
+            shown.append({"video": item.uri, "pipeline": pipeline})
+            if not as_json and len(shown) <= MAX_STRIPS:
+                pieces = store.timeline(item.uri)
+                console.print(Text(printable(item.uri), style="bold"), Text(pipeline, style="dim"), soft_wrap=True)
+                console.print(strip(pieces, min(console.width, 100)))
+                console.print(legend(pieces))
+    if as_json:
+        print_json({"videos": shown, "done": len(shown), "failed": failed})
+    else:
+        console.print(f"{len(shown)} fused anew" + (f", {failed} failed" if failed else ""))
+    return EXIT_FAILED if failed else 0
+
+
+def _videos(store: Store, names: Sequence[str], every: bool) -> Iterator[Video | PathMissing]:
+    for name in store.annotated_uris() if every else names:
+        video = store.video(name) or store.video(uri_of(name))
+        if video is None or video.current_annotation_id is None:
+            yield PathMissing(
+                f"{name} has no timeline in this database", f"Annotate it first: moodreel annotate {name}"
+            )
+        else:
+            yield video
+
+
+def _fuse(store: Store, video: Video, changes: dict[str, dict[str, Any]]) -> str:
+    """Give a video another timeline; the new pipeline's name."""
+    from importlib.metadata import version
+
+    from worker.finish import fuse_anew
+    from worker.recipe import Identity
+
+    assert video.current_annotation_id is not None
+    config = store.pipeline_config(video.current_annotation_id)
+    for part, values in changes.items():
+        config[part] = config[part] | {name: value for name, value in values.items() if value is not None}
+    identity = Identity.of(config)
+    try:
+        fuse_anew(store, video.current_annotation_id, identity, provenance={"moodreel": version("moodreel")})
+    except ValueError as error:
+        raise BadOption(str(error)) from error
+    return identity.name

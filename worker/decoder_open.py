@@ -1,0 +1,141 @@
+"""Opens a media file from its descriptor, inside the decoding child, or says why it cannot be opened.
+
+Only the formats of `FORMATS` are opened, and no other file, device or address ever is: playlists, concatenation
+scripts and image sequences are not among them.
+"""
+
+import os
+import stat
+
+import av
+from av.container import InputContainer
+
+# The demuxers that may open a file, by FFmpeg's names: containers of recordings, each self-contained.
+FORMATS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,ogg,wav,w64,mp3,flac,aac,ac3,eac3,"
+    "asf,mxf,aiff,caf,au,amr,amrnb,amrwb,dv,ivf,nut,rm,wtv"
+)
+OPTIONS = {"format_whitelist": FORMATS, "protocol_whitelist": "none"}
+BUFFER_BYTES = 1 << 16
+SNIFFED_BYTES = 64
+
+# How files begin.
+_IMAGES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*", b"\0\0\1\0", b"8BPS", b"\0\0\0\x0cjP  ")
+_IMAGE_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1", b"avif", b"avis"}
+_MEDIA = (
+    b"\x1aE\xdf\xa3",
+    b"RIFF",
+    b"OggS",
+    b"FLV",
+    b"ID3",
+    b"fLaC",
+    b"\x30\x26\xb2\x75",
+    b"\0\0\1\xba",
+    b"G@",
+    b"\xff\xfb",
+    b"\xff\xf1",
+)
+_MOV_BOXES = {b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot"}
+
+
+class MediaError(Exception):
+    """Raised when a file cannot be read: `code` is one of `db.errors`, the text says why in a few words."""
+
+    def __init__(self, code: str, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+
+
+class DescriptorFile:
+    """A read-only file over a descriptor. It keeps its own position, since descriptors that were sent share theirs."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._position = 0
+        self._regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
+
+    def read(self, size: int) -> bytes:
+        """Read up to `size` bytes."""
+        if not self._regular:
+            return os.read(self._descriptor, size)
+        content = os.pread(self._descriptor, size, self._position)
+        self._position += len(content)
+        return content
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Move to an offset from the start, from here, or from the end."""
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self.size}[whence]
+        self._position = max(0, base + offset)
+        return self._position
+
+    def tell(self) -> int:
+        """Where the next byte is read."""
+        return self._position
+
+    def seekable(self) -> bool:
+        """Whether this is a file on a disk, not a pipe."""
+        return self._regular
+
+    @property
+    def size(self) -> int:
+        """Bytes in the file now."""
+        return os.fstat(self._descriptor).st_size
+
+    def peek(self, size: int) -> bytes:
+        """The first bytes, or none of them if they could be read only once."""
+        return os.pread(self._descriptor, size, 0) if self._regular else b""
+
+
+def _is_image(head: bytes) -> bool:
+    webp = head[:4] == b"RIFF" and head[8:12] == b"WEBP"
+    bitmap = head[:2] == b"BM" and head[6:10] == bytes(4)
+    return head.startswith(_IMAGES) or webp or bitmap or (head[4:8] == b"ftyp" and head[8:12] in _IMAGE_BRANDS)
+
+
+def _has_whole_index(file: DescriptorFile) -> bool:
+    """Whether the boxes of an MP4 or MOV file lead to its index (ISO 14496-12, section 4.2) without breaking off."""
+    offset, found = 0, False
+    while offset + 8 <= file.size:
+        file.seek(offset)
+        head = file.read(16)
+        size, kind = int.from_bytes(head[:4], "big"), head[4:8]
+        if size == 1:
+            size = int.from_bytes(head[8:16], "big")
+        size = size or file.size - offset
+        if size < 8 or offset + size > file.size:
+            return False
+        found = found or kind == b"moov"
+        offset += size
+    return found
+
+
+def _diagnose(file: DescriptorFile, error: Exception) -> MediaError:
+    """Why a file could not be opened."""
+    head = file.peek(SNIFFED_BYTES)
+    reason = getattr(error, "strerror", None) or type(error).__name__
+    if head[4:8] in _MOV_BOXES:
+        if not _has_whole_index(file):
+            return MediaError("truncated", "it breaks off before its index (the moov box)")
+        return MediaError("undecodable", f"its index cannot be read ({reason})")
+    if head.startswith(_MEDIA):
+        return MediaError("truncated" if isinstance(error, EOFError) else "undecodable", f"{reason}")
+    return MediaError("not_media", "no known recording begins like this")
+
+
+def open_container(file: DescriptorFile) -> InputContainer:
+    """Open a container and find its streams.
+
+    Raises:
+        MediaError: it is none, is of a format that is not read, or is damaged.
+    """
+    if file.seekable() and not file.size:
+        raise MediaError("empty_file", "it is zero bytes long")
+    if _is_image(file.peek(SNIFFED_BYTES)):
+        raise MediaError("image_not_video", "it is a still image")
+    file.seek(0)
+    try:
+        return av.open(file, "r", container_options=OPTIONS, metadata_errors="replace", buffer_size=BUFFER_BYTES)
+    except MemoryError:
+        raise
+    except (av.error.FFmpegError, ValueError) as error:
+        raise _diagnose(file, error) from error
