@@ -33,7 +33,7 @@ def insert_rows(
     *,
     replace: bool = False,
 ) -> None:
-    """Insert an annotation's rows straight through the driver, which is several times faster than row by row in Core.
+    """Insert an annotation's rows straight through the driver, as each database likes them best.
 
     Args:
         connection: in a transaction.
@@ -41,16 +41,35 @@ def insert_rows(
         columns: names of the values in each row.
         annotation_id: whose rows.
         rows: may be empty.
-        replace: whether a row takes the place of one with the same key, or is refused.
+        replace: whether rows take the place of those with the same key, or are refused; then the first column is
+            the key, and ascends.
     """
     values = [(annotation_id, *row) for row in rows]
     if not values:
         return
-    mark = "%s" if connection.dialect.name == "postgresql" else "?"
-    marks = ", ".join([mark] * (len(columns) + 1))
-    statement = f"INSERT INTO {table.name} (annotation_id, {', '.join(columns)}) VALUES ({marks})"
-    if replace:
-        key = [column.name for column in table.primary_key]
-        changes = ", ".join(f"{name} = excluded.{name}" for name in columns if name not in key)
-        statement += f" ON CONFLICT ({', '.join(key)}) DO UPDATE SET {changes}"
+    if connection.dialect.name == "postgresql":
+        _copy(connection, table, columns, values, replace)
+        return
+    marks = ", ".join("?" * (len(columns) + 1))
+    verb = "INSERT OR REPLACE" if replace else "INSERT"
+    statement = f"{verb} INTO {table.name} (annotation_id, {', '.join(columns)}) VALUES ({marks})"
     connection.exec_driver_sql(statement, values)
+
+
+def _copy(
+    connection: sa.Connection, table: sa.Table, columns: Sequence[str], values: list[tuple[Any, ...]], replace: bool
+) -> None:
+    """PostgreSQL's own way for many rows; COPY replaces nothing, so what is in the way goes first."""
+    if replace:
+        number = table.c[columns[0]]
+        first, last = values[0][1], values[-1][1]
+        connection.execute(sa.delete(table).where(table.c.annotation_id == values[0][0], number.between(first, last)))
+    cursor: Any = connection.connection.cursor()
+    statement = f"COPY {table.name} ({', '.join(('annotation_id', *columns))}) FROM STDIN"
+    failure = connection.dialect.loaded_dbapi.Error  # SQLAlchemy knows no COPY, so its errors are given to it by hand
+    try:
+        with cursor.copy(statement) as copy:
+            for row in values:
+                copy.write_row(row)
+    except failure as error:
+        raise sa.exc.DBAPIError.instance(statement, None, error, failure) from error

@@ -79,7 +79,7 @@ class Channel:
         try:
             values = header | {name: self._array(*description) for name, description in arrays.items()}
             return kind(**values)  # type: ignore[no-any-return]
-        except (TypeError, ValueError) as error:
+        except (AttributeError, TypeError, ValueError) as error:
             raise ProtocolError(f"not a {kind.__name__}: {error}") from error
 
     def send_job(self, job: Job, descriptor: int) -> None:
@@ -107,7 +107,7 @@ class Channel:
             raise ProtocolError(f"a header of {length} bytes")
         try:
             header = json.loads(self._read(length))
-        except ValueError as error:
+        except (RecursionError, ValueError) as error:
             raise ProtocolError(f"a header that is not JSON: {error}") from error
         if not isinstance(header, dict):
             raise ProtocolError(f"a header that is not an object: {header}")

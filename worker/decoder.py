@@ -23,6 +23,7 @@ from av.packet import Packet
 from av.stream import Stream
 from av.video.frame import VideoFrame
 
+from models.errors import ModelError
 from worker.channel import Channel, ChannelClosed
 from worker.decoder_media import Media
 from worker.decoder_open import DescriptorFile, MediaError
@@ -72,34 +73,31 @@ class StreamReader:
     def take(self, packet: "Packet[Stream]") -> Iterator[Event]:
         """Decode one packet; the empty packet at the end ends the track."""
         t_seconds = self._media.time(packet)
-        is_last = packet.size == 0 and t_seconds is None
-        if not is_last:
+        if packet.size:
             self._note(packet, t_seconds)
+        for frame in self._decode(packet, t_seconds):
+            yield from self._show(frame)
+        if not packet.size:
+            yield from self.track.finish(self._end_seconds)
+
+    def _decode(self, packet: "Packet[Stream]", t_seconds: float | None) -> list[Any]:
         try:
-            frames = packet.decode()
+            return list(packet.decode())
         except av.error.EOFError:
-            frames = []
+            return []
         except MemoryError:
             raise
         except av.error.FFmpegError:
-            frames = []
             self._times.lose()
-            self.lose(t_seconds)
-        for frame in frames:
-            yield from self._show(frame)
-        if is_last:
-            yield from self.track.finish(self._end_seconds)
-
-    def lose(self, near_seconds: float | None, since_seconds: float | None = None) -> None:
-        """Something of this stream could not be read; see `PictureTrack.lose`."""
-        self.track.lose(near_seconds, since_seconds)
+            self.track.lose(t_seconds)
+            return []
 
     def _note(self, packet: "Packet[Stream]", t_seconds: float | None) -> None:
         self.n_packets += 1
         self._times.note(packet)
         if packet.is_corrupt:
             self.n_torn += 1
-            self.lose(t_seconds, t_seconds)
+            self.track.lose(t_seconds, t_seconds)
         if t_seconds is not None:
             length = float((packet.duration or 0) * packet.time_base) or self._frame_seconds
             self._end_seconds = max(self._end_seconds or 0.0, t_seconds + length)
@@ -121,7 +119,7 @@ class StreamReader:
         except MemoryError:
             raise
         except av.error.FFmpegError:
-            self.lose(t_seconds)
+            self.track.lose(t_seconds)
 
     def _length(self, frame: Any) -> float:
         if isinstance(frame, AudioFrame):
@@ -175,11 +173,9 @@ class SpanReader:
             yield from self._progress()
             if packet is None:
                 for reader in self._readers.values():
-                    reader.lose(None)
+                    reader.track.lose(None)
                 continue
-            reader = self._readers[
-                packet.stream.index
-            ]  # the empty packets at the end have no stream_index of their own
+            reader = self._readers[packet.stream.index]
             if not reader.track.done:
                 yield from reader.take(packet)
                 stopped = all(r.track.done or i in self._absent for i, r in self._readers.items())
@@ -230,6 +226,8 @@ def _run(job: Job, descriptor: int, tools: Tools, channel: Channel) -> None:
 def _failure(error: Exception) -> Failure:
     if isinstance(error, MediaError):
         return Failure(error.code, str(error))
+    if isinstance(error, ModelError):
+        return Failure("weights_missing", str(error))
     if isinstance(error, MemoryError):
         return Failure("out_of_memory", "decoding it needs more memory than is allowed")
     if isinstance(error, av.error.FFmpegError):

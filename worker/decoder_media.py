@@ -18,7 +18,6 @@ MAX_SKIPPED_BYTES = 4096  # between two packets of a packed format, before somet
 MAX_DEMUX_ERRORS = 64  # in a row, before what is left of a file is given up
 SEEK_STEPS_SECONDS = (0.0, 10.0, 60.0)  # how much before the wanted time to seek, until a key frame lies before it
 SEEK_LOOK_AHEAD_SECONDS = 20.0
-SEEK_LOOK_AHEAD_PACKETS = 5000
 
 
 @dataclass(frozen=True)
@@ -35,6 +34,7 @@ class Chosen:
 
 
 def is_cover(stream: Stream) -> bool:
+    """Whether a picture stream is no film but a picture of the album or the chapters."""
     return bool(stream.disposition & (Disposition.attached_pic | Disposition.timed_thumbnails))
 
 
@@ -98,19 +98,21 @@ class Media:
         return self.duration_seconds if self.format in INDEXED_FORMATS else None
 
     def packets(self) -> "Iterator[Packet[Stream] | None]":
-        """The chosen streams' packets in the file's order, then one empty packet for each; None: some were lost."""
+        """The chosen streams' packets in the file's order, then an empty one for each; None: some were lost."""
         errors, end = 0, None
         chosen = {stream.index for stream in self.streams.all}
         while errors < MAX_DEMUX_ERRORS:
             try:
                 for packet in self.container.demux():
+                    if not packet.size:  # stands for a frame that was left out; a decoder would take it for the end
+                        continue
                     errors = 0
                     if self._leaves_out(packet, end):
                         yield None
                     end = packet.pos + packet.size if packet.pos is not None else end
                     if packet.stream.index in chosen:
                         yield packet
-                return
+                break
             except MemoryError:
                 raise
             except av.error.FFmpegError:
@@ -165,15 +167,16 @@ class Media:
     def _covers(self, start_seconds: float) -> bool:
         """Whether, from here, each stream begins with a key frame at or before a time (or has nothing near it)."""
         waiting = {stream.index for stream in self.streams.all}
-        for count, packet in enumerate(self.packets()):
+        for packet in self.packets():
             t_seconds = None if packet is None else self.time(packet)
             if packet is None or t_seconds is None:
                 continue
-            if packet.stream.index in waiting and (packet.is_keyframe or packet.stream.type == "audio"):
+            if packet.stream.index in waiting:
                 if t_seconds > max(start_seconds, self._stream_start(packet.stream)):
                     return False
-                waiting.discard(packet.stream.index)
-            if not waiting or count > SEEK_LOOK_AHEAD_PACKETS or t_seconds > start_seconds + SEEK_LOOK_AHEAD_SECONDS:
+                if packet.is_keyframe or packet.stream.type == "audio":
+                    waiting.discard(packet.stream.index)
+            if not waiting or t_seconds > start_seconds + SEEK_LOOK_AHEAD_SECONDS:
                 break
         return True
 

@@ -105,7 +105,7 @@ def fused_rows(fused: Rows) -> list[tuple[Any, ...]]:
         known @ VALENCE_ROW,
         known @ AROUSAL_ROW,
     )
-    columns = [_nullable(values, there) for values in verdict]
+    columns = [_nullable(values, np.asarray(there)) for values in verdict]
     scores = np.clip(fused.T.astype(np.float64), 0.0, 1.0)
     columns += [_nullable(values, np.asarray(~np.isnan(values))) for values in scores]
     return list(zip(range(len(fused)), *columns, strict=True))

@@ -30,7 +30,11 @@ _PASSED_ON = ("LANG", "LC_ALL", "LD_LIBRARY_PATH", "PATH", "TMPDIR")  # of the e
 _SINGLE_THREADED = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 _LAST_WORDS_BYTES = 600
 
-_BY_CODE = {cls.code: cls for cls in (*errors.InputError.__subclasses__(), *errors.DecoderError.__subclasses__())}
+_BY_CODE = {
+    cls.code: cls
+    for family in (errors.InputError, errors.DecoderError, errors.EquipmentError)
+    for cls in family.__subclasses__()
+}
 
 
 def _environment() -> dict[str, str]:
@@ -159,6 +163,7 @@ class Reader:
 
         Raises:
             db.errors.InputError, db.errors.DecoderError: the file cannot be read (on).
+            db.errors.WeightsMissing: a detector cannot be loaded.
         """
         for message in self._run(Job("read", request), descriptor, name):
             if isinstance(message, Probe | Failure):

@@ -440,3 +440,47 @@ def test_the_doctor_finds_this_machine_well_and_a_broken_one_not(tmp_path):
     ill = moodreel("doctor", "--json", cwd=tmp_path)
     assert ill.returncode == 1
     assert [f["check"] for f in json.loads(ill.stdout) if not f["fine"]] == ["database"]
+
+
+def test_postgresql_holds_the_same_rows(talk, annotated, postgresql_url, tmp_path):
+    import sqlalchemy as sa
+
+    assert moodreel("annotate", talk, "--db", postgresql_url, cwd=tmp_path).returncode == 0
+    assert moodreel("annotate", talk, "--db", postgresql_url, "--fusion", "average", cwd=tmp_path).returncode == 0
+    assert moodreel("annotate", talk, "--db", postgresql_url, cwd=tmp_path).returncode == 0
+    query = f"SELECT * FROM window_scores WHERE video = '{talk}' ORDER BY window_index, modality, emotion"
+    engine = sa.create_engine(postgresql_url)
+    with engine.connect() as connection:
+        there = [tuple(row) for row in connection.exec_driver_sql(query)]
+    engine.dispose()
+    here = rows(annotated / "moodreel.db", query)
+    assert [row[:-1] for row in there] == [row[:-1] for row in here]
+    for one, other in zip(there, here, strict=True):
+        assert (one[-1] is None) == (other[-1] is None)
+        assert one[-1] is None or abs(one[-1] - other[-1]) < 1e-3
+    told = json.loads(moodreel("status", "--json", "--db", postgresql_url, cwd=tmp_path).stdout)
+    assert told["annotations"] == {"done": 2}
+
+
+def test_fusing_anew_needs_no_media(talk, media, annotated, tmp_path):
+    """With the files out of reach, every timeline still changes at once, and goes back as fast."""
+    shutil.copy(annotated / "moodreel.db", tmp_path)
+    db = tmp_path / "moodreel.db"
+    before = rows(db, "SELECT * FROM timeline")
+    n_windows = rows(db, "SELECT COUNT(*) FROM windows")
+    ran = moodreel("fuse", "--all", "--fusion", "average", "--switch-cost", "0", "--json", cwd=tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    assert json.loads(ran.stdout)["done"] == 3
+    assert rows(db, "SELECT COUNT(*) FROM windows") == n_windows
+    rules = "SELECT DISTINCT p.name FROM videos v JOIN annotations a ON a.id = v.current_annotation_id "
+    assert rows(db, rules + "JOIN pipelines p ON p.id = a.pipeline_id") == [("compact 2s/1s average",)]
+    assert moodreel("fuse", talk, "--fusion", "log-linear", "--switch-cost", "1", cwd=tmp_path).returncode == 0
+    assert moodreel("fuse", "--all", "--fusion", "log-linear", "--switch-cost", "1", cwd=tmp_path).returncode == 0
+    assert rows(db, "SELECT * FROM timeline") == before
+    for arguments in (["nowhere.mp4"], []):
+        ran = moodreel("fuse", *arguments, cwd=tmp_path)
+        assert ran.returncode == (1 if arguments else 2)
+        assert "Traceback" not in ran.stderr
+    wrong = moodreel("fuse", talk, "--audio-weight", "7", cwd=tmp_path)
+    assert wrong.returncode == 2
+    assert "audio_weight" in wrong.stderr

@@ -126,6 +126,18 @@ def test_a_span_from_the_middle_equals_that_part_of_the_whole(reader, tmp_path, 
     assert probe(reader, path).seekable
 
 
+@pytest.mark.parametrize("name", ["a.ts", "a.mkv", "a.mp4"])
+def test_a_span_long_after_the_last_key_frame(reader, tmp_path, name):
+    pictures = Pictures(steady(14), options={"preset": "ultrafast", "g": "1000", "sc_threshold": "0"})
+    path = write(tmp_path / name, pictures, [Track(seconds=14)])
+    shift = CONTAINERS[name][2]
+    span = read(reader, path, start_seconds=11.0, end_seconds=12.0, warm_up_seconds=1.0)
+    assert len(span.pictures) == 5
+    assert_pictures(span, steady(14), shift=shift)
+    assert_sound(span, 11.0, 12.0, shift=shift)
+    assert not span.unreadable
+
+
 @pytest.mark.parametrize("name", ["a.ts", "a.mkv", "a.mpg"])
 def test_start_other_than_zero(reader, tmp_path, name):
     shift, tolerance = CONTAINERS[name][2:]
