@@ -58,7 +58,7 @@ def test_a_missing_modality_leaves_the_others_row(rule):
 
 @every_rule
 def test_a_label_that_one_model_does_not_know_is_decided_by_the_other(rule):
-    """The odds of calm against everything else stay those of the voice; a face that lacks it neither adds nor vetoes."""
+    """The odds of calm stay those of the voice; a face that lacks it neither adds nor vetoes."""
     v = widen([[0.7, 0.3]], ["happy", "sad"])
     sure = widen([[0.9, 0.05, 0.05]], ["calm", "happy", "sad"])
     doubtful = widen([[0.05, 0.85, 0.1]], ["calm", "happy", "sad"])
