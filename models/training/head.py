@@ -70,12 +70,12 @@ class HeadOptions:
     """
 
     hidden: int = 128
-    input_dropout: float = 0.2
+    input_dropout: float = 0.4
     hidden_dropout: float = 0.5
-    epochs: int = 10
+    epochs: int = 8
     batch: int = 256
-    peak_learning_rate: float = 3e-3
-    weight_decay: float = 0.01
+    peak_learning_rate: float = 1.5e-3
+    weight_decay: float = 0.1
     seed: int = 0
 
 
