@@ -1,8 +1,10 @@
-"""Writes docs/cli.md from the commands' own help and docs/failures.md from the list of failures.
+"""Writes docs/cli.md from the commands' own help, docs/failures.md from the list of failures, and the README's tree.
 
 python docs/generate.py          writes them; a test checks that they are up to date
 """
 
+import ast
+import re
 from pathlib import Path
 
 import click
@@ -41,7 +43,26 @@ def failures() -> str:
     return "\n".join([*parts, ""])
 
 
-PAGES = {"cli.md": command_line, "failures.md": failures}
+FOLDERS = ("db", "models", "models/training", "worker", "scheduler")
+BLOCK = re.compile(r"(?<=<!-- tree -->\n).*?(?=<!-- end of tree -->)", re.DOTALL)
+
+
+def readme() -> str:
+    """The README with its tree anew: one line a module, the first of its docstring."""
+    lines = ["```"]
+    for folder in FOLDERS:
+        modules = sorted(path for path in (DOCS.parent / folder).glob("*.py") if path.stem != "__init__")
+        lines += [f"{folder + '/' + path.name:<30} {_first_sentence(path)}" for path in modules]
+    text = (DOCS.parent / "README.md").read_text()
+    return BLOCK.sub(lambda _: "\n".join([*lines, "```", ""]), text)
+
+
+def _first_sentence(path: Path) -> str:
+    paragraph = (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n\n")[0].replace("\n", " ")
+    return re.split(r"(?<=\.) ", paragraph)[0]
+
+
+PAGES = {"cli.md": command_line, "failures.md": failures, "../README.md": readme}
 
 if __name__ == "__main__":
     for page, make in PAGES.items():

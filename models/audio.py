@@ -101,8 +101,8 @@ class WhisperForEmotion(WhisperPreTrainedModel):  # type: ignore[misc]
 
 def cut_to_positions(model: WhisperForEmotion, n_positions: int) -> None:
     """Let the encoder read exactly `n_positions` (of 20 ms) instead of 30 s, at a cost in proportion."""
-    weight = model.encoder.embed_positions.weight
-    model.encoder.embed_positions = nn.Embedding.from_pretrained(weight[:n_positions].clone(), freeze=True)
+    weight = model.encoder.embed_positions.weight[:n_positions].clone()
+    model.encoder.embed_positions = nn.Embedding(n_positions, weight.shape[1], _weight=weight, _freeze=True)
     model.config.max_source_positions = n_positions  # the encoder and all parts share this object
 
 
@@ -115,7 +115,7 @@ class AudioEmotionModel:
         """Take a model that reads 30 s; it is cut to the window in place. The window is in 0 < seconds <= 30."""
         if not 0 < window_seconds <= MAX_WINDOW_SECONDS:
             raise ValueError(f"window_seconds must be over 0 and at most {MAX_WINDOW_SECONDS:g}, got {window_seconds}")
-        self.labels: tuple[str, ...] = tuple(model.config.id2label[i] for i in range(model.config.num_labels))
+        self.labels: tuple[str, ...] = tuple(label for _, label in sorted(model.config.id2label.items()))
         self.window_samples = round(window_seconds * SAMPLE_RATE_HZ)
         self._n_positions = math.ceil(self.window_samples / POSITION_SAMPLES)
         cut_to_positions(model, self._n_positions)

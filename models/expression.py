@@ -22,7 +22,6 @@ from models.taxonomy import EMOTIONS, FloatArray, widen
 INPUT_SIZE = 48  # pixels, both sides: the size of FER2013's images
 BATCH_SIZE = 64  # faces a forward pass; more gains nothing on a CPU and costs memory
 MIN_CONTRAST = 4.0  # grey levels; keeps the noise of a nearly flat crop from being blown up to full contrast
-PROBABILITY_FLOOR = 1e-6  # so that one certain face cannot veto a label for the whole window
 
 
 class ResidualBlock(nn.Module):
@@ -148,7 +147,9 @@ def _read_config(path: Path) -> tuple[tuple[str, ...], tuple[int, ...]]:
 
 
 def pool(rows: FloatArray) -> FloatArray:
-    """One window's row from its faces' rows: their normalised geometric mean.
+    """One window's row from its faces' rows: the mean of their probabilities.
+
+    The normalised geometric mean is as accurate and has the higher cross-entropy on talking faces: see the model card.
 
     Args:
         rows: (m, 8) float32, m >= 1, as `ExpressionModel.predict` gives them.
@@ -161,5 +162,4 @@ def pool(rows: FloatArray) -> FloatArray:
     """
     if rows.ndim != 2 or not len(rows):
         raise ValueError(f"want at least one row (m, {len(EMOTIONS)}), got {rows.shape}")
-    product = np.exp(np.log(np.maximum(rows, PROBABILITY_FLOOR)).mean(axis=0))
-    return np.asarray(product / np.nansum(product), dtype=np.float32)
+    return np.asarray(rows.mean(axis=0), dtype=np.float32)

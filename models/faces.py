@@ -31,7 +31,7 @@ MAX_OVERSAMPLING = 8  # bounds the cost of a face that fills a large picture
 
 # Where FER2013's faces have their `LANDMARKS`, x and y in a crop of 48: the median of what the detector finds in 500
 # training images, made symmetric. `python -m models.training.face --data FOLDER --template` prints it.
-TEMPLATE: FloatPoints = np.array([(14.5, 18.2), (32.5, 18.2), (23.5, 28.3), (16.0, 37.1), (31.0, 37.1)])
+TEMPLATE: FloatPoints = np.array([(14.5, 18.1), (32.5, 18.1), (23.5, 28.7), (16.0, 37.1), (31.0, 37.1)])
 
 
 @dataclass(frozen=True, eq=False)

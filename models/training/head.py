@@ -45,8 +45,9 @@ class Rows:
 
     def where(self, chosen: BoolArray) -> "Rows":
         """The rows chosen by (n,) bool."""
-        arrays = (self.features, self.emotions, self.known, self.clips, self.speakers)
-        return Rows(*(array[chosen] for array in arrays))
+        return Rows(
+            self.features[chosen], self.emotions[chosen], self.known[chosen], self.clips[chosen], self.speakers[chosen]
+        )
 
     @property
     def weights(self) -> FloatArray:
@@ -110,7 +111,9 @@ def train_head(rows: Rows, options: HeadOptions) -> nn.Sequential:
     network = nn.Sequential(
         nn.Dropout(options.input_dropout), first, nn.ReLU(), nn.Dropout(options.hidden_dropout), last
     )
-    standardised = torch.from_numpy(((rows.features - mean) / scale).astype(np.float32))
+    standardised = (torch.from_numpy(rows.features).float() - torch.from_numpy(mean).float()) / torch.from_numpy(
+        scale
+    ).float()
     _fit(network, standardised, rows, options)
     fold_standardisation(first, mean, scale)
     return nn.Sequential(first, nn.ReLU(), last).eval()
@@ -123,11 +126,13 @@ def _fit(network: nn.Module, features: Tensor, rows: Rows, options: HeadOptions)
     optimiser = torch.optim.AdamW(network.parameters(), weight_decay=options.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, options.peak_learning_rate, total_steps=n_steps)
     for _ in range(options.epochs):
-        for batch in torch.randperm(len(features)).split(options.batch):
+        order = torch.randperm(len(features))
+        for first in range(0, len(order), options.batch):
+            batch = order[first : first + options.batch]
             log_probabilities = masked_log_softmax(network(features[batch]), known[batch])
             right = log_probabilities.gather(1, targets[batch, None])[:, 0]
             optimiser.zero_grad()
-            (-weights[batch] * right).mean().backward()
+            (-weights[batch] * right).mean().backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             schedule.step()
 
@@ -165,9 +170,22 @@ def _mean_loss(logits: FloatArray, rows: Rows) -> float:
     return float(-np.mean(right * rows.weights))
 
 
+def calibration_error(probabilities: FloatArray, emotions: IntArray) -> float:
+    """Expected calibration error in 10 equal-width bins of confidence (Guo et al. 2017, section 2), 0 to 1.
+
+    Args:
+        probabilities: (n, 8), a row's own labels sum to 1.
+        emotions: (n,) the truth.
+    """
+    confidence = probabilities.max(axis=1)
+    right = probabilities.argmax(axis=1) == emotions
+    bins = np.minimum((10 * confidence).astype(int), 9)
+    gaps = [abs(np.sum(right[bins == b]) - np.sum(confidence[bins == b])) for b in range(10)]
+    return float(np.sum(gaps) / len(emotions))
+
+
 @torch.no_grad()
 def divide_logits(head: nn.Sequential, by: float) -> None:
     """Fold a temperature into the head's last layer."""
-    last = head[-1]
-    last.weight.div_(by)
-    last.bias.div_(by)
+    for parameter in head[-1].parameters():
+        parameter.div_(by)

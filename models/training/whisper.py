@@ -73,4 +73,5 @@ def read_whisper(path: Path, *, hidden: int, sha256: str | None = TINY_EN_SHA256
     checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     model = WhisperForEmotion(emotion_config(checkpoint["dims"], hidden))
     model.encoder.load_state_dict(encoder_state(checkpoint["model_state_dict"]), strict=True)
-    return model.eval()
+    model.eval()
+    return model

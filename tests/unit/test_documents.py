@@ -23,7 +23,7 @@ def generator():
     return module
 
 
-@pytest.mark.parametrize("page", ["cli.md", "failures.md"])
+@pytest.mark.parametrize("page", ["cli.md", "failures.md", "../README.md"])
 def test_generated_pages_are_up_to_date(page):
     assert (ROOT / "docs" / page).read_text() == generator().PAGES[page](), "run: python docs/generate.py"
 
@@ -62,16 +62,10 @@ def test_every_make_target_is_in_its_help():
     assert all(f"make {target} " in text for target in targets)
 
 
-def test_the_tree_in_the_readme_is_the_tree():
-    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
-    modules = {
-        path
-        for path in tracked
-        if path.endswith(".py") and path.split("/")[0] in ("db", "models", "worker", "scheduler")
-        if not path.endswith("__init__.py") and "/versions/" not in path
-    }
-    named = set(re.findall(r"^(\S+\.py) ", README, re.MULTILINE))
-    assert modules == named
+def test_the_tree_in_the_readme_says_something_of_every_module():
+    lines = re.findall(r"^((?:db|models|worker|scheduler)/\S+\.py) +(.*)$", README, re.MULTILINE)
+    assert len(lines) > 40
+    assert all(len(said) > 15 for _, said in lines)
 
 
 def test_the_layer_rule_names_every_module_of_models():

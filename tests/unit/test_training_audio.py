@@ -5,6 +5,7 @@ import wave
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import ANY
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ import torch
 from models.audio import AudioEmotionModel, WhisperForEmotion
 from models.taxonomy import EMOTIONS
 from models.training import audio
-from models.training.audio import View, clip_scores, out_of_fold, train
+from models.training.audio import View, clip_scores, foreign, out_of_fold, train
 from models.training.corpora import (
     Clip,
     clips_in,
@@ -26,6 +27,7 @@ from models.training.corpora import (
 from models.training.head import (
     HeadOptions,
     Rows,
+    calibration_error,
     divide_logits,
     known_labels,
     log_probabilities,
@@ -188,7 +190,16 @@ def test_scores_are_those_counted_by_hand() -> None:
     )
     logits = np.zeros((5, 8), np.float32)
     logits[[0, 1, 2, 3, 4], [happy, sad, happy, happy, happy]] = [4, 2, 4, 4, 4]  # clip 0: the surer window decides
-    assert clip_scores(logits, rows) == {"clips": 4, "wa": 75.0, "uar": 50.0, "window_accuracy": 60.0}
+    assert clip_scores(logits, rows) == {
+        "clips": 4, "wa": 75.0, "uar": 50.0, "window_accuracy": 60.0, "window_calibration_error": ANY
+    }  # fmt: skip
+
+
+def test_the_calibration_error_is_the_one_counted_by_hand() -> None:
+    probabilities = np.zeros((4, 8), np.float32)
+    probabilities[:, 0] = [0.95, 0.95, 0.65, 0.65]
+    error = calibration_error(probabilities, np.array([0, 0, 0, 1]))
+    assert error == pytest.approx(2 / 4 * 0.05 + 2 / 4 * 0.15)
 
 
 def test_the_temperature_undoes_a_sharpening() -> None:
@@ -221,7 +232,7 @@ def test_a_small_run_end_to_end(tmp_path: Path) -> None:
     out, cache = tmp_path / "out", tmp_path / "cache"
     figures = train(whisper, clips, out, folds=folds, options=QUICK, views=views, cache=cache)
     assert figures["unseen speakers"]["1 s"]["ravdess"]["wa"] == 100.0
-    assert json.loads((out / audio.METRICS_FILE).read_text()) == figures
+    assert foreign(out, clips)["ravdess"]["clips"] == len(clips)
     sound = np.stack([read_sound(clip.path)[:16_000] for clip in clips])
     rows = AudioEmotionModel.load(out, window_seconds=1.0).predict(sound, np.full(len(clips), 16_000))
     assert [EMOTIONS[i] for i in rows.argmax(axis=1)] == [clip.emotion for clip in clips]
