@@ -22,6 +22,7 @@ LOOKS: dict[str, tuple[str, str]] = {
     "surprised": ("dark_orange", "U"),
 }
 NOTHING = ("grey23", "·")
+DARK = {"dodger_blue2", "red3", "chartreuse4", "grey23"}
 
 
 class Piece(Protocol):
@@ -56,8 +57,13 @@ def strip(pieces: Sequence[Piece], width: int) -> Text:
         while pieces[current].end_seconds <= moment and current < len(pieces) - 1:
             current += 1
         colour, letter = LOOKS.get(pieces[current].emotion or "", NOTHING)
-        line.append(letter, style=f"black on {colour}")
+        line.append(letter, style=f"{_ink(colour)} on {colour}")
     return line
+
+
+def _ink(colour: str) -> str:
+    """What can be read on a colour."""
+    return "white" if colour in DARK else "black"
 
 
 def legend(pieces: Iterable[Piece]) -> Text:
@@ -66,9 +72,9 @@ def legend(pieces: Iterable[Piece]) -> Text:
     line = Text()
     for name, (colour, letter) in LOOKS.items():
         if name in present:
-            line.append(letter, style=f"black on {colour}").append(f" {name}  ")
+            line.append(f" {letter} ", style=f"{_ink(colour)} on {colour}").append(f" {name}  ")
     if None in present:
-        line.append(NOTHING[1], style=f"black on {NOTHING[0]}").append(" nobody seen or heard")
+        line.append(f" {NOTHING[1]} ", style=f"{_ink(NOTHING[0])} on {NOTHING[0]}").append(" nobody seen or heard")
     return line
 
 

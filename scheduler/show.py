@@ -43,7 +43,7 @@ def show_timeline(name: str, db_url: str, as_json: bool) -> None:
         return
     console = Console()
     console.print(
-        Text(printable(video.uri), style="bold"), f"[dim]{clock(pieces[-1].end_seconds)}[/dim]", soft_wrap=True
+        Text(printable(video.uri), style="bold"), Text(clock(pieces[-1].end_seconds), style="dim"), soft_wrap=True
     )
     console.print(strip(pieces, min(console.width, 100)))
     console.print(legend(pieces))
