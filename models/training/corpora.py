@@ -1,7 +1,7 @@
 """Which clip of a corpus shows which emotion and who speaks, read from the file names; and the clip's sound.
 
 Codings: RAVDESS, Livingstone and Russo 2018, doi 10.1371/journal.pone.0196391; CREMA-D, Cao et al. 2014,
-doi 10.1109/TAFFC.2014.2336244; the Javanese corpus, Arifin et al., names `AA-SS-EE_RR`.
+doi 10.1109/TAFFC.2014.2336244; the Javanese corpus names its clips `AA-SS-EE_RR`.
 """
 
 from collections.abc import Callable, Iterator, Sequence

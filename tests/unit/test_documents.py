@@ -6,6 +6,7 @@ import subprocess
 import tomllib
 from pathlib import Path
 
+import click
 import pytest
 
 from db.errors import FAILURES
@@ -34,7 +35,7 @@ def test_every_command_option_and_rule_is_documented():
         assert f"moodreel {name}" in page
         assert f"**{name}**" in README
         for parameter in command.params:
-            assert not hasattr(parameter, "help") or parameter.help, f"{name} {parameter.name} has no help"
+            assert not isinstance(parameter, click.Option) or parameter.help, f"{name} {parameter.name} has no help"
             assert all(option in page for option in parameter.opts if option.startswith("-"))
     assert all(rule in page for rule in RULES)
 
