@@ -55,13 +55,18 @@ def square(picture: ByteArray, side_pixels: int, short_pixels: int | None) -> By
         short_pixels: to what the picture's short side is brought before the square is cut out of its middle; None: the
             whole picture is squeezed into it.
     """
-    height, width = picture.shape[:2]
-    if short_pixels is not None:
-        cut = min(height, width) * side_pixels / short_pixels
-        top, left = round((height - cut) / 2), round((width - cut) / 2)
-        picture = picture[top : top + max(1, round(cut)), left : left + max(1, round(cut))]
-    how = cv2.INTER_AREA if min(picture.shape[:2]) > side_pixels else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(picture, (side_pixels, side_pixels), interpolation=how), np.uint8)
+    if short_pixels is None:
+        return _resized(picture, side_pixels, side_pixels)
+    scale = short_pixels / min(picture.shape[:2])
+    height, width = (max(side_pixels, round(length * scale)) for length in picture.shape[:2])
+    top, left = (height - side_pixels) // 2, (width - side_pixels) // 2
+    whole = _resized(picture, height, width)
+    return np.ascontiguousarray(whole[top : top + side_pixels, left : left + side_pixels])
+
+
+def _resized(picture: ByteArray, height: int, width: int) -> ByteArray:
+    how = cv2.INTER_AREA if height < picture.shape[0] else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(picture, (width, height), interpolation=how), np.uint8)
 
 
 class Converter:
