@@ -49,6 +49,12 @@ class Recognizers:
     ) -> None:
         self._stack.close()
 
+    def stop(self) -> None:
+        """Judge nothing more; whoever waits for a row gets `Interrupted`."""
+        for batcher in (self._audio, self._face):
+            if batcher is not None:
+                batcher.stop()
+
     @property
     def device(self) -> str:
         """The device that the models run on.
