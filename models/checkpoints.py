@@ -186,7 +186,6 @@ def _from_hub(ref: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     folder = Path()
     for patterns, offline in ((SAFETENSORS + PICKLED, True), (SAFETENSORS, False), (PICKLED, False)):
         try:
