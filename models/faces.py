@@ -116,7 +116,7 @@ def similarity(source: FloatPoints, target: FloatPoints) -> npt.NDArray[np.float
     return np.array([[a.real, -a.imag, b.real], [a.imag, a.real, b.imag]])
 
 
-def align(image: ByteImage, face: Face, size: int = CROP_SIZE) -> ByteImage:
+def align(image: ByteImage, face: Face, size: int = CROP_SIZE, *, colour: bool = False) -> ByteImage:
     """Cut a face out, upright and in the size and place that the expression network was trained on.
 
     Beyond the picture's border its edge is repeated.
@@ -124,9 +124,10 @@ def align(image: ByteImage, face: Face, size: int = CROP_SIZE) -> ByteImage:
     Args:
         image: (h, w, 3) uint8 RGB or (h, w) uint8 grey: the picture the face was found in.
         size: the crop's side in pixels.
+        colour: keep an RGB picture's colours.
 
     Returns:
-        (size, size) uint8, grey.
+        (size, size) uint8, grey; (size, size, 3) in colour.
     """
     matrix = similarity(face.landmarks, (TEMPLATE + 0.5) * (size / CROP_SIZE) - 0.5)
     # A large face is warped onto a finer grid and averaged down, or its fine detail would alias.
@@ -134,6 +135,6 @@ def align(image: ByteImage, face: Face, size: int = CROP_SIZE) -> ByteImage:
     matrix = matrix * fine
     matrix[:, 2] += (fine - 1) / 2
     warped = cv2.warpAffine(image, matrix, (size * fine, size * fine), borderMode=cv2.BORDER_REPLICATE)
-    if warped.ndim == 3:
+    if warped.ndim == 3 and not colour:
         warped = cv2.cvtColor(warped, cv2.COLOR_RGB2GRAY)
     return np.asarray(cv2.resize(warped, (size, size), interpolation=cv2.INTER_AREA), dtype=np.uint8)

@@ -1,4 +1,8 @@
-"""Presets: which checkpoints a pipeline runs, and what identifies them. Reads JSON and hashes; loads no model."""
+"""Presets: which checkpoints a pipeline runs, and what identifies them. Reads JSON and hashes; loads no model.
+
+`compact` brings its own models. `paper` is the system of arXiv 2412.09317, wav2vec 2.0 for sound and ViViT for video,
+or whatever other checkpoints of transformers the user names for the two.
+"""
 
 import hashlib
 import json
@@ -7,8 +11,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from models.checkpoints import HubCheckpoint
 from models.errors import ModelError
 from models.fusion import Fusion
+from models.labels import read_label_map
 
 WEIGHTS = Path(__file__).parent / "weights"
 
@@ -52,17 +58,48 @@ class Preset:
 
     Attributes:
         name: what the user asks for.
-        audio, face: checkpoints for the voice and for faces.
-        picture_rate_hz: pictures looked at in each second.
+        audio: the checkpoint for the voice.
+        face: the checkpoint for pictures, of faces or (kind `video`) whole.
+        picture_rate_hz: pictures looked at for faces in each second, about; whole ones may come more often.
         fusion: the rule used unless the user names another.
     """
 
     name: str
-    audio: Checkpoint
-    face: Checkpoint
+    audio: Checkpoint | HubCheckpoint
+    face: Checkpoint | HubCheckpoint
     picture_rate_hz: float = 5.0
     fusion: Fusion = field(default_factory=Fusion)
 
 
-COMPACT = Preset("compact", Checkpoint(WEIGHTS / "audio"), Checkpoint(WEIGHTS / "face"))
-PRESETS = {preset.name: preset for preset in (COMPACT,)}
+COMPACT_AUDIO, COMPACT_FACE = Checkpoint(WEIGHTS / "audio"), Checkpoint(WEIGHTS / "face")
+COMPACT = Preset("compact", COMPACT_AUDIO, COMPACT_FACE)
+PRESETS = ("compact", "paper")
+PAPER_NEEDS = (
+    "the preset paper brings no models: name its two checkpoints with --audio-model and --video-model, each a folder or"
+    " an id on the Hugging Face hub, like --audio-model MysticShadow427/wav2vec2-speech-emotion-recognition-crema"
+    " --video-model minhah/vivit-b-16x2-kinetics400-finetuned-crema-d"
+)
+
+
+def preset_of(name: str, audio: str | None = None, video: str | None = None, label_map: Path | None = None) -> Preset:
+    """The preset with this name and these checkpoints.
+
+    Args:
+        name: one of `PRESETS`.
+        audio, video: hub ids or folders; `compact` has its own where they are None, `paper` needs both.
+        label_map: a file as `models.labels.read_label_map` reads it.
+
+    Raises:
+        ValueError: `paper` lacks a checkpoint, or there is nothing that the label map could be for.
+        ModelError: the label map cannot be read.
+    """
+    if name == "paper" and not (audio and video):
+        raise ValueError(PAPER_NEEDS)
+    if label_map is not None and not (audio or video):
+        raise ValueError("--label-map is for the models of --audio-model and --video-model; neither is given")
+    given = {side: read_label_map(label_map, side) if label_map else {} for side in ("audio", "video")}
+    return Preset(
+        name,
+        HubCheckpoint(audio, "audio", given["audio"]) if audio else COMPACT_AUDIO,
+        HubCheckpoint(video, "video", given["video"]) if video else COMPACT_FACE,
+    )

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any, Protocol
 
 from rich.console import Console
@@ -34,6 +34,10 @@ class AnnotateOptions:
     fusion_rule: str | None
     device: str
     as_json: bool
+    preset: str = "compact"
+    audio_model: str | None = None
+    video_model: str | None = None
+    label_map: str | None = None
 
 
 @dataclass(frozen=True)
@@ -81,24 +85,26 @@ def recipe_of(options: AnnotateOptions) -> Any:
     """The pipeline that the options describe.
 
     Raises:
-        BadOption: a value is out of range.
+        BadOption: a value is out of range, or a model's labels cannot be mapped.
         WeightsMissing: the models are not in place.
     """
     from dataclasses import replace
 
     from db.errors import WeightsMissing
-    from models.errors import ModelError
-    from models.presets import COMPACT
+    from models.errors import LabelError, ModelError
+    from models.presets import preset_of
     from worker.recipe import Recipe
     from worker.windows import WindowPlan
 
     try:
         plan = WindowPlan(_whole_ms("--window", options.window_seconds), _whole_ms("--hop", options.hop_seconds))
-        fusion = replace(COMPACT.fusion, rule=options.fusion_rule) if options.fusion_rule else COMPACT.fusion
-        recipe = Recipe(COMPACT, plan, fusion)
+        label_map = Path(options.label_map) if options.label_map else None
+        preset = preset_of(options.preset, options.audio_model, options.video_model, label_map)
+        fusion = replace(preset.fusion, rule=options.fusion_rule) if options.fusion_rule else preset.fusion
+        recipe = Recipe(preset, plan, fusion)
         recipe.config  # noqa: B018 - missing weights show themselves here, before any file is opened
         return recipe
-    except ValueError as error:
+    except (ValueError, LabelError) as error:
         raise BadOption(str(error)) from error
     except ModelError as error:
         raise WeightsMissing(str(error)) from error

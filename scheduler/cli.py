@@ -65,6 +65,16 @@ def cli() -> None:
 @click.option("--hop", "hop_seconds", default=1.0, show_default=True, metavar="SECONDS", help="At most the window.")
 @click.option("--fusion", "fusion_rule", metavar="NAME", help="How voice and face are combined (see below).")
 @click.option(
+    "--preset",
+    type=click.Choice(["compact", "paper"]),
+    default="compact",
+    show_default=True,
+    help="compact brings its models; paper needs the two below.",
+)
+@click.option("--audio-model", metavar="REF", help="Folder or hub id of an audio classification checkpoint.")
+@click.option("--video-model", metavar="REF", help="The same for whole pictures (video) or faces (image).")
+@click.option("--label-map", metavar="FILE", help='JSON: {"model\'s label": "emotion" or null}.')
+@click.option(
     "--device",
     type=click.Choice(["auto", "cpu", "cuda"]),
     default="auto",
@@ -78,6 +88,10 @@ def annotate(
     window_seconds: float,
     hop_seconds: float,
     fusion_rule: str | None,
+    preset: str,
+    audio_model: str | None,
+    video_model: str | None,
+    label_map: str | None,
     device: str,
     as_json: bool,
 ) -> None:
@@ -92,10 +106,15 @@ def annotate(
       threshold   the sure one alone      dynamic     each weighs by its confidence
       rules       agreement, else the surer one
       log-linear  product of both         (default: the preset's)
+
+    --preset paper is wav2vec 2.0 for the voice and ViViT for the video, or what else is named: any audio, video or
+    image classification checkpoint for transformers. With compact, either of its models may be replaced.
     """
     from scheduler.annotate import AnnotateOptions, run
 
-    options = AnnotateOptions(db_url, window_seconds, hop_seconds, fusion_rule, device, as_json)
+    options = AnnotateOptions(
+        db_url, window_seconds, hop_seconds, fusion_rule, device, as_json, preset, audio_model, video_model, label_map
+    )
     sys.exit(run(paths, options))
 
 

@@ -15,6 +15,8 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
+from db.errors import Interrupted
+
 Row = tuple[npt.NDArray[np.generic], ...]
 Rows = npt.NDArray[np.float32]
 
@@ -33,6 +35,7 @@ class Batcher:
         self._batch_size = batch_size
         self._latency_seconds = latency_seconds
         self._queue: queue.Queue[tuple[Row, Future[Rows]] | None] = queue.Queue(maxsize=4 * batch_size)
+        self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="batcher", daemon=True)
         self._thread.start()
 
@@ -41,6 +44,10 @@ class Batcher:
         future: Future[Rows] = Future()
         self._queue.put((row, future))
         return future
+
+    def stop(self) -> None:
+        """Answer no more rows: those that wait, and those that come, fail. A batch under way is finished."""
+        self._stopped.set()
 
     def __enter__(self) -> Self:
         return self
@@ -73,6 +80,8 @@ class Batcher:
 
     def _answer(self, batch: list[tuple[Row, Future[Rows]]]) -> None:
         try:
+            if self._stopped.is_set():
+                raise Interrupted("stopped on request")
             columns = zip(*(row for row, _ in batch), strict=True)
             rows = self._predict(*(np.stack(column) for column in columns))
         except Exception as error:  # noqa: BLE001 - whoever waits for a row gets the error, whatever it is

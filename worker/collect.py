@@ -56,7 +56,8 @@ class Gap:
     end_seconds: float
 
 
-def _mostly_unreadable(gaps: list[Gap], start_seconds: float, end_seconds: float) -> bool:
+def mostly_unreadable(gaps: list[Gap], start_seconds: float, end_seconds: float) -> bool:
+    """Whether more than half of a stretch could not be decoded."""
     lost = sum(max(0.0, min(g.end_seconds, end_seconds) - max(g.start_seconds, start_seconds)) for g in gaps)
     return lost > 0.5 * (end_seconds - start_seconds)
 
@@ -155,7 +156,7 @@ class SoundWindows:
         if future is not None:
             return SideWindow(OK, share, row=future.result())
         window = self._plan.window(index, clip_seconds)
-        lost = _mostly_unreadable(self.gaps, window.start_seconds, window.end_seconds)
+        lost = mostly_unreadable(self.gaps, window.start_seconds, window.end_seconds)
         return SideWindow(UNREADABLE if lost else NO_SPEECH, share)
 
 
@@ -165,7 +166,7 @@ class PictureWindows:
     Args:
         first_window: the span's first window.
         rate_hz: pictures on the grid in each second.
-        submit: takes (48, 48) uint8.
+        submit: takes a face crop, uint8.
         pool: makes one row (8,) of a window's faces' rows (m, 8).
     """
 
@@ -202,7 +203,7 @@ class PictureWindows:
         count = max((n for n, _ in faces), default=0)
         if faces and share >= self._gates.min_face_share:
             return SideWindow(OK, share, count, self._pool(np.stack([future.result() for _, future in faces])))
-        lost = _mostly_unreadable(self.gaps, window.start_seconds, window.end_seconds)
+        lost = mostly_unreadable(self.gaps, window.start_seconds, window.end_seconds)
         return SideWindow(UNREADABLE if lost else NO_FACE, share, count)
 
     def _grid(self, seconds: float) -> int:

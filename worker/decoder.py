@@ -160,7 +160,7 @@ class SpanReader:
         if stream.type == "audio":
             return SoundTrack(start, end, self._request.warm_up_seconds, self._tools.listener)
         converter = Converter(stream.sample_aspect_ratio)  # type: ignore[attr-defined]
-        return PictureTrack(start, end, self._request.frame_rate_hz, self._tools.watcher, converter)
+        return PictureTrack(self._request, self._tools.watcher, converter)
 
     def events(self) -> Iterator[Event]:
         """All events of the span, with `End` as the last.

@@ -2,7 +2,7 @@
 
 from models.faces import FaceDetector, align
 from worker.decoder_video import Sight
-from worker.protocol import ByteArray
+from worker.protocol import CROP_SIZE, ByteArray
 
 
 class FaceWatcher:
@@ -11,7 +11,7 @@ class FaceWatcher:
     def __init__(self) -> None:
         self._detector = FaceDetector()
 
-    def look(self, picture: ByteArray) -> Sight:
+    def look(self, picture: ByteArray, crop_pixels: int = CROP_SIZE, crop_colour: bool = False) -> Sight:
         """Find the largest face of (height, width, 3) uint8 RGB."""
         faces = self._detector.detect(picture)
         if not faces:
@@ -19,4 +19,5 @@ class FaceWatcher:
         height, width = picture.shape[:2]
         left, top, box_width, box_height = faces[0].box
         box = (left / width, top / height, box_width / width, box_height / height)
-        return Sight("face", len(faces), align(picture, faces[0]), box, faces[0].confidence)
+        crop = align(picture, faces[0], crop_pixels, colour=crop_colour)
+        return Sight("face", len(faces), crop, box, faces[0].confidence)

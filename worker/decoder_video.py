@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Protocol
 
+import cv2
 import numpy as np
 from av.video.frame import PictureType, VideoFrame
 from av.video.reformatter import VideoReformatter
 
-from worker.protocol import ByteArray, Picture, Unreadable
+from worker.protocol import UNJUDGED, ByteArray, Picture, ReadRequest, Unreadable
 
 PICTURE_SIZE = 640  # pixels on the long side, at most
 SLACK_SECONDS = 2e-6  # containers' start times are rounded to microseconds
@@ -36,9 +37,36 @@ class Sight:
 class Watcher(Protocol):
     """Looks at pictures. `worker.decoder_faces.FaceWatcher` looks for faces."""
 
-    def look(self, picture: ByteArray) -> Sight:
-        """What is to be seen in an upright picture (height, width, 3), RGB, at most 640 pixels on its long side."""
+    def look(self, picture: ByteArray, crop_pixels: int, crop_colour: bool) -> Sight:
+        """What is to be seen in an upright picture (height, width, 3), RGB, at most 640 pixels on its long side.
+
+        Args:
+            crop_pixels, crop_colour: as in `worker.protocol.ReadRequest`.
+        """
         ...
+
+
+def square(picture: ByteArray, side_pixels: int, short_pixels: int | None) -> ByteArray:
+    """The middle of a picture, or all of it, as a square.
+
+    Args:
+        picture: (height, width, 3) uint8.
+        side_pixels: of the square.
+        short_pixels: to what the picture's short side is brought before the square is cut out of its middle; None: the
+            whole picture is squeezed into it.
+    """
+    if short_pixels is None:
+        return _resized(picture, side_pixels, side_pixels)
+    scale = short_pixels / min(picture.shape[:2])
+    height, width = (max(side_pixels, round(length * scale)) for length in picture.shape[:2])
+    top, left = (height - side_pixels) // 2, (width - side_pixels) // 2
+    whole = _resized(picture, height, width)
+    return np.ascontiguousarray(whole[top : top + side_pixels, left : left + side_pixels])
+
+
+def _resized(picture: ByteArray, height: int, width: int) -> ByteArray:
+    how = cv2.INTER_AREA if height < picture.shape[0] else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(picture, (width, height), interpolation=how), np.uint8)
 
 
 class Converter:
@@ -79,18 +107,16 @@ class PictureTrack:
     """One span of one picture stream, from decoded frames to events.
 
     Args:
-        start_seconds, end_seconds: the span; None: to the end of the stream.
-        rate_hz: points of the grid in each second.
+        request: the span, its grid, and what of the pictures is wanted.
         watcher: looks once at each frame that is on screen at a point of the grid.
         converter: makes pictures of frames.
     """
 
-    def __init__(
-        self, start_seconds: float, end_seconds: float | None, rate_hz: float, watcher: Watcher, converter: Converter
-    ) -> None:
-        self._start_seconds, self._span_end_seconds = start_seconds, end_seconds
-        self._rate_hz, self._watcher, self._converter = rate_hz, watcher, converter
-        self._next = self._grid(start_seconds)
+    def __init__(self, request: ReadRequest, watcher: Watcher, converter: Converter) -> None:
+        self._request, self._watcher, self._converter = request, watcher, converter
+        self._start_seconds, self._span_end_seconds = request.start_seconds, request.end_seconds
+        self._rate_hz = request.frame_rate_hz
+        self._next = self._grid(request.start_seconds)
         self._held: _Held | None = None
         self._lost_from: float | None = None
         self._recovering = False
@@ -175,9 +201,20 @@ class PictureTrack:
         first = max(self._next, self._grid(held.start_seconds))
         self._next = max(self._next, self._grid(until_seconds))
         if first < self._next:
-            sight = self._watcher.look(self._converter.convert(held.frame))
-            for index in range(first, self._next):
-                yield Picture(index, index / self._rate_hz, held.start_seconds, **vars(sight))
+            yield from self._show(held, range(first, self._next))
+
+    def _show(self, held: _Held, grid: range) -> Iterator[Picture]:
+        """The frame at each of these points; the whole picture goes with the first of them only."""
+        asked = self._request
+        picture = self._converter.convert(held.frame)
+        sight, frame = Sight(UNJUDGED), None
+        if any(index % asked.face_every == 0 for index in grid):
+            sight = self._watcher.look(picture, asked.crop_pixels, asked.crop_colour)
+        if asked.frame_pixels is not None:
+            frame = square(picture, asked.frame_pixels, asked.frame_short_pixels)
+        for index in grid:
+            yield Picture(index, index / self._rate_hz, held.start_seconds, **vars(sight), frame=frame)
+            frame = None
 
     def _report_loss(self, until_seconds: float) -> Iterator[Unreadable]:
         start = max(self._lost_from or 0.0, self._start_seconds)

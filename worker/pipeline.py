@@ -97,6 +97,7 @@ class Pipeline:
                     yield future.result()
             finally:
                 self._stop.set()
+                self._models.stop()  # or a slow model would first work off all that is queued
                 for future in waiting:
                     future.cancel()
 

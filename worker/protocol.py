@@ -14,7 +14,8 @@ ByteArray = npt.NDArray[np.uint8]
 
 SAMPLE_RATE_HZ = 16_000
 CHUNK_SAMPLES = 512  # of the voice detector: 32 ms at 16 kHz
-CROP_SIZE = 48  # pixels on each side of a face crop
+CROP_SIZE = 48  # pixels on each side of a face crop, unless more are asked for
+UNJUDGED = "unjudged"  # state of a picture that nobody looked at for faces
 
 
 class ProtocolError(Exception):
@@ -65,6 +66,10 @@ class ReadRequest:
         start_seconds, end_seconds: the span; None: to the true end.
         frame_rate_hz: pictures are taken at the times k / frame_rate_hz.
         warm_up_seconds: how much earlier the sound begins for the voice detector alone.
+        face_every: faces are looked for in the pictures whose place on the grid is a multiple of this.
+        crop_pixels, crop_colour: side of the face crops; RGB or grey.
+        frame_pixels: side of the square cut out of each whole picture; None: whole pictures are not sent.
+        frame_short_pixels: to what a picture's short side is brought before that; None: it is squeezed into the square.
 
     Raises:
         ValueError: a value makes no sense.
@@ -74,6 +79,11 @@ class ReadRequest:
     end_seconds: float | None = None
     frame_rate_hz: float = 5.0
     warm_up_seconds: float = 5.0
+    face_every: int = 1
+    crop_pixels: int = CROP_SIZE
+    crop_colour: bool = False
+    frame_pixels: int | None = None
+    frame_short_pixels: int | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.start_seconds < math.inf:
@@ -82,6 +92,17 @@ class ReadRequest:
             raise ValueError(f"a span must end after its start at {self.start_seconds}, got {self.end_seconds}")
         if not 0 < self.frame_rate_hz <= 1000 or not 0 <= self.warm_up_seconds <= 600:
             raise ValueError(f"not a rate or a warm-up: {self.frame_rate_hz} Hz, {self.warm_up_seconds} s")
+        sides = (self.crop_pixels, self.frame_pixels or 16, self.frame_short_pixels or 16)
+        if self.face_every < 1 or not all(16 <= side <= 2048 for side in sides):
+            raise ValueError(f"not sizes of crops and frames: {sides} pixels, faces in every {self.face_every}")
+
+    def fits(self, picture: "Picture") -> bool:
+        """Whether a picture has the shapes that were asked for."""
+        crop_shape = (self.crop_pixels, self.crop_pixels) + (3,) * self.crop_colour
+        frame_shape = None if self.frame_pixels is None else (self.frame_pixels, self.frame_pixels, 3)
+        return (picture.crop is None or picture.crop.shape == crop_shape) and (
+            picture.frame is None or picture.frame.shape == frame_shape
+        )
 
 
 @dataclass(frozen=True)
@@ -123,11 +144,13 @@ class Picture:
     Attributes:
         grid_index, t_seconds: the point, and its time grid_index / frame_rate_hz.
         source_seconds: when the frame that is on screen at that time came on.
-        state: `face` or `no_face`.
+        state: `face`, `no_face`, or `unjudged` where nobody looked for one.
         face_count: how many faces are visible; what follows describes the largest.
-        crop: (48, 48) uint8, grey, aligned; None without a face.
+        crop: (pixels, pixels) uint8 grey or (pixels, pixels, 3) RGB as requested, aligned; None without a face.
         box: left, top, width and height as shares of the upright picture.
         confidence: the detector's, 0..1.
+        frame: (pixels, pixels, 3) uint8 RGB, the whole picture as requested; None if it is not asked for, or is that of
+            the picture before with the same `source_seconds`.
     """
 
     grid_index: int
@@ -138,12 +161,12 @@ class Picture:
     crop: ByteArray | None = None
     box: tuple[float, float, float, float] | None = None
     confidence: float | None = None
+    frame: ByteArray | None = None
 
     def __post_init__(self) -> None:
-        _require(self.state in ("face", "no_face"), f"no such state of a picture: {self.state}")
-        if self.crop is not None:
-            shape = (CROP_SIZE, CROP_SIZE)
-            _require(self.crop.shape == shape and self.crop.dtype == np.uint8, "a crop is not (48, 48) uint8")
+        _require(self.state in ("face", "no_face", UNJUDGED), f"no such state of a picture: {self.state}")
+        for image in (self.crop, self.frame):
+            _require(image is None or image.dtype == np.uint8, "a crop or frame is not uint8")
         if self.box is not None:
             _require(len(self.box) == 4, "a box is not four numbers")
             object.__setattr__(self, "box", tuple(self.box))  # JSON knows lists only

@@ -18,7 +18,7 @@ from typing import Self
 
 from db import errors
 from worker.channel import Channel, ChannelClosed
-from worker.protocol import End, Event, Failure, Job, Message, Probe, ProtocolError, ReadRequest
+from worker.protocol import End, Event, Failure, Job, Message, Picture, Probe, ProtocolError, ReadRequest
 
 SILENCE_SECONDS = 60.0  # without a message, after which a child counts as hung
 MEMORY_BYTES = 4 << 30  # that a child may allocate
@@ -168,6 +168,8 @@ class Reader:
         for message in self._run(Job("read", request), descriptor, name):
             if isinstance(message, Probe | Failure):
                 raise errors.Internal(f"{name}: the decoder answered what nobody had asked")
+            if isinstance(message, Picture) and not request.fits(message):
+                raise errors.DecoderCrashed(f"{name}: the decoder talked nonsense: a picture of another size")
             yield message
 
     def _run(self, job: Job, descriptor: int, name: str) -> Iterator[Message]:

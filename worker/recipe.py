@@ -12,6 +12,7 @@ from typing import Any
 from models import faces, voice
 from models.fusion import Fusion
 from models.presets import COMPACT, Preset
+from worker.sampling import Sampling
 from worker.timeline import Smoothing
 from worker.windows import WindowPlan
 
@@ -45,6 +46,11 @@ class Recipe:
     smoothing: Smoothing = field(default_factory=Smoothing)
 
     @cached_property
+    def sampling(self) -> Sampling:
+        """How the pictures are taken."""
+        return Sampling.of(self.preset, self.plan)
+
+    @cached_property
     def config(self) -> dict[str, Any]:
         """The recipe as plain JSON values, as it is stored in `pipelines.config`.
 
@@ -58,7 +64,7 @@ class Recipe:
             "face": self.preset.face.describe(),
             "voice_detector": {"sha256": voice.WEIGHTS_SHA256},
             "face_detector": _face_detector(),
-            "picture_rate_hz": self.preset.picture_rate_hz,
+            **self.sampling.describe(self.preset),
             **{name: asdict(getattr(self, name)) for name in ("plan", "gates", "fusion", "smoothing")},
             "calibration": None,
             "adaptation": None,

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from db.errors import DeviceUnavailable, MoodreelError, OutOfMemory, WeightsMissing
+from models.checkpoints import AUDIO, IMAGE, VIDEO, HubCheckpoint
 from models.errors import ModelError
 from worker.batcher import Batcher
 from worker.recipe import Recipe
@@ -21,6 +22,7 @@ Rows = npt.NDArray[np.float32]
 
 AUDIO_BATCH = 16  # windows
 FACE_BATCH = 64  # faces
+CLIP_BATCH = 4  # of whole pictures: 5 MB each for ViViT
 
 
 class Recognizers:
@@ -47,6 +49,12 @@ class Recognizers:
     ) -> None:
         self._stack.close()
 
+    def stop(self) -> None:
+        """Judge nothing more; whoever waits for a row gets `Interrupted`."""
+        for batcher in (self._audio, self._face):
+            if batcher is not None:
+                batcher.stop()
+
     @property
     def device(self) -> str:
         """The device that the models run on.
@@ -68,11 +76,18 @@ class Recognizers:
         return self._audio.submit(*row)
 
     def submit_face(self, *row: npt.NDArray[np.generic]) -> "Future[Rows]":
-        """Queue a face crop: (48, 48) uint8."""
+        """Queue a face crop, uint8 as the recipe's sampling says."""
+        return self._submit_picture(FACE_BATCH, row)
+
+    def submit_clip(self, *row: npt.NDArray[np.generic]) -> "Future[Rows]":
+        """Queue a window's clip: (n_frames, pixels, pixels, 3) uint8."""
+        return self._submit_picture(CLIP_BATCH, row)
+
+    def _submit_picture(self, batch_size: int, row: tuple[npt.NDArray[np.generic], ...]) -> "Future[Rows]":
         device = self.device
         with self._lock:
             if self._face is None:
-                self._face = self._serve(self._load_face(device), FACE_BATCH)
+                self._face = self._serve(self._load_face(device), batch_size)
         return self._face.submit(*row)
 
     def pool(self, rows: Rows) -> Rows:
@@ -83,24 +98,34 @@ class Recognizers:
 
     def provenance(self) -> dict[str, Any]:
         """What may differ between equal results."""
-        return {"device": self.device, "dtype": "float32", "audio_batch": AUDIO_BATCH, "face_batch": FACE_BATCH}
+        batch = FACE_BATCH if self._recipe.sampling.n_frames is None else CLIP_BATCH
+        return {"device": self.device, "dtype": "float32", "audio_batch": AUDIO_BATCH, "face_batch": batch}
 
     def _serve(self, predict: Callable[..., Rows], batch_size: int) -> Batcher:
         return self._stack.enter_context(Batcher(predict, batch_size))
 
     def _load_audio(self, device: str) -> Callable[..., Rows]:
+        checkpoint, seconds = self._recipe.preset.audio, self._recipe.plan.window_ms / 1000
+        if isinstance(checkpoint, HubCheckpoint):
+            return _guarded(lambda: _hub_model(checkpoint, device))
         from models.audio import AudioEmotionModel
 
-        seconds = self._recipe.plan.window_ms / 1000
-        return _guarded(lambda: AudioEmotionModel.load(self._folder("audio"), window_seconds=seconds, device=device))
+        return _guarded(lambda: AudioEmotionModel.load(checkpoint.folder, window_seconds=seconds, device=device))
 
     def _load_face(self, device: str) -> Callable[..., Rows]:
+        checkpoint = self._recipe.preset.face
+        if isinstance(checkpoint, HubCheckpoint):
+            return _guarded(lambda: _hub_model(checkpoint, device))
         from models.expression import ExpressionModel
 
-        return _guarded(lambda: ExpressionModel.load(self._folder("face"), device=device))
+        return _guarded(lambda: ExpressionModel.load(checkpoint.folder, device=device))
 
-    def _folder(self, side: str) -> Any:
-        return getattr(self._recipe.preset, side).folder
+
+def _hub_model(checkpoint: HubCheckpoint, device: str) -> Any:
+    from models.hub import HubAudioModel, HubImageModel, HubVideoModel
+
+    kinds: dict[str, Any] = {AUDIO: HubAudioModel, VIDEO: HubVideoModel, IMAGE: HubImageModel}
+    return kinds[checkpoint.kind].load(checkpoint, device=device)
 
 
 def _guarded(load: Callable[[], Any]) -> Callable[..., Rows]:

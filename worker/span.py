@@ -10,6 +10,7 @@ from db.errors import FAILURES, Internal
 from db.identity import Source
 from db.rows import MediaFacts, PlannedSpan, SpanClaim
 from worker.collect import Gap, PictureWindows, SideWindow, SoundWindows, columns
+from worker.frames import ClipWindows
 from worker.protocol import End, Event, Picture, Probe, ReadRequest, Sound, Unreadable, Voice
 from worker.recipe import Recipe
 from worker.recognizers import Recognizers
@@ -69,7 +70,17 @@ def planned(plan: WindowPlan, probe: Probe) -> list[PlannedSpan]:
 def read_request(claim: SpanClaim, recipe: Recipe) -> ReadRequest:
     """What must be read for a span: to the end of its last window, which lies beyond the start of the next span."""
     end = None if claim.last_window is None else recipe.plan.window(claim.last_window - 1).end_seconds
-    return ReadRequest(start_seconds=claim.start_seconds, end_seconds=end, frame_rate_hz=recipe.preset.picture_rate_hz)
+    sampling = recipe.sampling
+    return ReadRequest(
+        start_seconds=claim.start_seconds,
+        end_seconds=end,
+        frame_rate_hz=sampling.rate_hz,
+        face_every=sampling.face_every,
+        crop_pixels=sampling.crop_pixels,
+        crop_colour=sampling.crop_colour,
+        frame_pixels=sampling.frame_pixels,
+        frame_short_pixels=sampling.frame_short_pixels,
+    )
 
 
 def annotate_span(events: Iterable[Event], claim: SpanClaim, recipe: Recipe, models: Recognizers) -> SpanResult:
@@ -79,9 +90,7 @@ def annotate_span(events: Iterable[Event], claim: SpanClaim, recipe: Recipe, mod
         Internal: the events stop without an `End`.
     """
     sound = SoundWindows(claim.first_window, recipe.plan, recipe.gates, models.submit_audio)
-    pictures = PictureWindows(
-        claim.first_window, recipe.plan, recipe.gates, recipe.preset.picture_rate_hz, models.submit_face, models.pool
-    )
+    pictures = _pictures(claim.first_window, recipe, models)
     lost: list[Unreadable] = []
     for event in events:
         match event:
@@ -101,8 +110,20 @@ def annotate_span(events: Iterable[Event], claim: SpanClaim, recipe: Recipe, mod
     raise Internal("the reader stopped without saying where the span ends")
 
 
+def _pictures(first_window: int, recipe: Recipe, models: Recognizers) -> PictureWindows | ClipWindows:
+    plan, gates, sampling = recipe.plan, recipe.gates, recipe.sampling
+    if sampling.n_frames is None:
+        return PictureWindows(first_window, plan, gates, sampling.rate_hz, models.submit_face, models.pool)
+    return ClipWindows(first_window, plan, gates, sampling, models.submit_clip)
+
+
 def _close(
-    end: End, claim: SpanClaim, recipe: Recipe, sound: SoundWindows, pictures: PictureWindows, lost: list[Unreadable]
+    end: End,
+    claim: SpanClaim,
+    recipe: Recipe,
+    sound: SoundWindows,
+    pictures: PictureWindows | ClipWindows,
+    lost: list[Unreadable],
 ) -> SpanResult:
     duration = end.duration_seconds
     if claim.last_window is not None:

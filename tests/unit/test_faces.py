@@ -157,6 +157,15 @@ def test_align_reads_colour_as_grey():
     assert abs(int(align(red, face)[24, 24]) - 76) <= 1  # ITU-R BT.601: 0.299 of 255
 
 
+def test_align_keeps_colours_where_they_are_wanted():
+    one, face = drawn(15, 2, centre=(100, 100), size=(200, 200))
+    other = 255 - one
+    crop = align(np.stack([one, other, one], axis=2), face, 96, colour=True)
+    assert crop.shape == (96, 96, 3)
+    for channel, grey in enumerate((one, other, one)):
+        np.testing.assert_array_equal(crop[..., channel], align(grey, face, 96))
+
+
 def test_align_survives_landmarks_in_one_point():
     image = np.zeros((50, 50), np.uint8)
     assert align(image, Face((0, 0, 1, 1), 1.0, np.full((5, 2), 20.0))).shape == (CROP_SIZE, CROP_SIZE)
