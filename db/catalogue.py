@@ -8,11 +8,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from db.errors import Internal
 from db.rows import Annotation, MediaFacts, Video, columns_of
 from db.session import Database
 from db.statements import upsert
-from db.tables import annotations, pipelines, spans, videos
+from db.tables import annotations, pipelines, spans, videos, windows
 
 _URIS_PER_QUERY = 5000  # SQLite takes 32,766 parameters, PostgreSQL 65,535
 
@@ -144,7 +143,7 @@ class Catalogue(Database):
 
         Args:
             source_annotation_id: a complete annotation of the same version whose windows are to be fused anew for this
-                one; None: it is to have windows of its own.
+                one; None: it is to have windows of its own. One that is under way stays as it is.
         """
         key = {"video_id": video_id, "version": version, "pipeline_id": pipeline_id}
         with self.writing() as connection:
@@ -157,7 +156,8 @@ class Catalogue(Database):
                 found = Annotation(**connection.execute(query).one()._mapping)
             elif found.status == "done":
                 make_current(connection, found.id)
-            if found.status != "done" and found.source_annotation_id != source_annotation_id:
+            if found.status == "pending" and found.source_annotation_id != source_annotation_id:
+                _discard(connection, found.id)
                 of_found = sa.update(annotations).where(annotations.c.id == found.id)
                 connection.execute(of_found.values(source_annotation_id=source_annotation_id))
                 found = Annotation(**connection.execute(query).one()._mapping)
@@ -206,23 +206,27 @@ class Catalogue(Database):
         with self.writing() as connection:
             return int(connection.execute(statement).scalar_one())
 
-    def fail(self, annotation_id: int, code: str, message: str) -> bool:
-        """Record why an annotation failed; False, and nothing recorded, if it is done: done stays done."""
+    def fail(self, annotation_id: int, code: str, message: str, *, discard: bool = False) -> bool:
+        """Record why an annotation failed; False, and nothing recorded, if it is done: done stays done.
+
+        Args:
+            discard: whether what its spans stored is worth nothing, so that the next attempt begins anew.
+        """
         statement = (
             sa.update(annotations)
             .where(annotations.c.id == annotation_id, annotations.c.status != "done")
             .values(status="failed", error_code=code, error_message=message, completed_at=utc_now())
         )
         with self.writing() as connection:
-            return connection.execute(statement).rowcount == 1
+            recorded = connection.execute(statement).rowcount == 1
+            if recorded and discard:
+                _discard(connection, annotation_id)
+        return recorded
 
-    def warn(self, annotation_id: int, code: str, message: str) -> None:
-        """Record what is wrong with an annotation that goes on all the same; the latest warning counts."""
-        statement = sa.update(annotations).where(annotations.c.id == annotation_id)
-        with self.writing() as connection:
-            changed = connection.execute(statement.values(warning_code=code, warning_message=message)).rowcount
-        if changed != 1:
-            raise Internal(f"There is no annotation {annotation_id} to warn about.")
+
+def _discard(connection: sa.Connection, annotation_id: int) -> None:
+    for table in (windows, spans):
+        connection.execute(sa.delete(table).where(table.c.annotation_id == annotation_id))
 
 
 def _batches(uris: Iterable[str]) -> Iterator[list[str]]:

@@ -59,7 +59,7 @@ _LIST = (
      "There is no file or folder at this path.",
      "Check the spelling, and that the disk or share is mounted."),
     ("no_videos", _PERMANENT,
-     "The folder or pattern names no file that looks like a video or a sound recording.",
+     "There is no video in the folder or below it, going by the files' names.",
      "Name the files themselves, or a folder that holds some."),
     ("not_readable", _TRANSIENT,
      "The file is there but could not be read: no permission, or the disk or share failed.",

@@ -46,3 +46,8 @@ def path_of(uri: str) -> Path:
     if uri.startswith("file://"):
         return Path(os.fsdecode(unquote_to_bytes(uri.removeprefix("file://"))))
     return Path(uri)
+
+
+def printable(text: str | Path) -> str:
+    """A name from outside in characters that can be printed and stored, control characters and stray bytes escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))

@@ -114,14 +114,22 @@ class Leases(Database):
             _write(connection, claim, windows_done=last + 1 - claim.first_window)
             insert_rows(connection, windows, WINDOW_COLUMNS, claim.annotation_id, rows, replace=True)
 
-    def complete_span(self, claim: SpanClaim, true_end_seconds: float | None = None) -> None:
+    def complete_span(
+        self, claim: SpanClaim, true_end_seconds: float | None = None, warning: tuple[str, str] | None = None
+    ) -> None:
         """The span is done; the last one says where the video truly ends.
+
+        Args:
+            true_end_seconds: where the video ends, if the span reached that.
+            warning: code and sentence, if part of the span could not be read; `finish` passes it on.
 
         Raises:
             LeaseLost: somebody else has claimed it since.
         """
+        code, message = warning or (None, None)
+        end = {"true_end_seconds": true_end_seconds, "warning_code": code, "warning_message": message}
         with self.writing() as connection:
-            _write(connection, claim, **_FREE, status="done", true_end_seconds=true_end_seconds)
+            _write(connection, claim, **_FREE, **end, status="done")
 
     def release(self, claim: SpanClaim) -> None:
         """Give a span back undone, uncounted; nothing happens if it is somebody else's by now."""

@@ -83,7 +83,7 @@ def database_name(engine: sa.Engine) -> str:
     """The database as messages name it: an SQLite file's path, or a URL without its password."""
     if engine.dialect.name == "sqlite":
         return str(engine.url.database)
-    return engine.url.render_as_string(hide_password=True)
+    return engine.url.difference_update_query(["password", "sslpassword"]).render_as_string(hide_password=True)
 
 
 def migrate(engine: sa.Engine) -> None:
@@ -117,7 +117,7 @@ def _parse(url: str) -> sa.URL:
     if backend in ("postgresql", "postgres"):
         return parsed.set(drivername="postgresql+psycopg")
     if backend != "sqlite" or not parsed.database or parsed.database == ":memory:":
-        raise BadOption(f"{parsed!r} is neither an SQLite file nor a PostgreSQL database.", hint=_URL_HINT)
+        raise BadOption(f"A {backend} URL names neither an SQLite file nor a PostgreSQL database.", hint=_URL_HINT)
     return parsed
 
 

@@ -59,7 +59,6 @@ class Store(Catalogue, Leases):
         duration_seconds: float,
         provenance: Mapping[str, Any],
         keep_windows: int | None = None,
-        warning: tuple[str, str] | None = None,
     ) -> None:
         """Complete an annotation, in one transaction: all of it becomes visible as done, or nothing.
 
@@ -72,7 +71,6 @@ class Store(Catalogue, Leases):
             duration_seconds: where the video truly ends.
             provenance: device, dtype, batch size, version: what does not belong to the digest.
             keep_windows: how many windows lie before the true end; those after it are deleted.
-            warning: code and message; None keeps what `warn` recorded.
 
         Raises:
             Internal: a span is not done, or windows are missing, or not each of them was fused.
@@ -84,8 +82,15 @@ class Store(Catalogue, Leases):
                 _cut_windows(connection, annotation_id, keep_windows, duration_seconds)
             _require_no_gap(connection, owner_id, fused, keep_windows)
             _replace_results(connection, annotation_id, fused, timeline)
-            _set_done(connection, annotation_id, duration_seconds, provenance, warning)
+            _set_done(connection, annotation_id, duration_seconds, provenance, _warning(connection, owner_id))
             make_current(connection, annotation_id)
+
+    def states(self, annotation_id: int) -> set[str]:
+        """Every state, of sound or picture, that a window of an annotation has."""
+        query = sa.select(windows.c.audio_state, windows.c.video_state).distinct()
+        with self.reading() as connection:
+            rows = connection.execute(query.where(windows.c.annotation_id == _owner(annotation_id))).all()
+        return {state for row in rows for state in row}
 
     def timeline(self, uri: str) -> list[Segment]:
         """A video's current segments, in the order of time; none if it has no current annotation."""
@@ -174,6 +179,14 @@ def _replace_results(
     insert_rows(connection, segments, _SEGMENT_COLUMNS, annotation_id, rows)
 
 
+def _warning(connection: sa.Connection, annotation_id: int) -> tuple[str, str] | None:
+    """What the spans could not read: the last one's code, since that says how the file ends, and all they say."""
+    query = sa.select(spans.c.warning_code, spans.c.warning_message).where(spans.c.annotation_id == annotation_id)
+    query = query.where(spans.c.warning_code.is_not(None)).order_by(spans.c.span_index)
+    found = [tuple(row) for row in connection.execute(query)]
+    return (found[-1][0], " ".join(message for _, message in found)) if found else None
+
+
 def _set_done(
     connection: sa.Connection,
     annotation_id: int,
@@ -189,6 +202,5 @@ def _set_done(
         "provenance": dict(provenance),
         "completed_at": utc_now(),
     }
-    if warning is not None:
-        values |= {"warning_code": warning[0], "warning_message": warning[1]}
+    values["warning_code"], values["warning_message"] = warning or (None, None)
     connection.execute(sa.update(annotations).where(annotations.c.id == annotation_id).values(values))

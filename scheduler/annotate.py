@@ -1,27 +1,24 @@
 """The command `moodreel annotate`: find, skip what is done, annotate the rest, show what came out."""
 
+import os
+import signal
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePath
-from typing import Any, Protocol
+from pathlib import Path
+from types import FrameType
+from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from rich.table import Table
-from rich.text import Text
 
-from db.errors import FAILURES, BadOption, MoodreelError
-from db.identity import Source, path_of
+from db.errors import BadOption, LeaseLost, MoodreelError
+from db.identity import Source
 from db.store import Store
-from scheduler.cli import EXIT_FAILED, EXIT_INTERRUPTED, print_json, stderr
-from scheduler.render import clock, complain, legend, printable, strip
+from scheduler.cli import EXIT_FAILED, EXIT_INTERRUPTED, stderr
+from scheduler.progress import bars
+from scheduler.render import complain
 from scheduler.sources import find
-
-DONE, SKIPPED, FAILED, ELSEWHERE = "done", "skipped", "failed", "elsewhere"
-LOOK_OF_STATUS = {DONE: "green", SKIPPED: "cyan", FAILED: "red", ELSEWHERE: "yellow"}
-MAX_STRIPS = 20  # more videos than this are left to `moodreel timeline`
-MAX_ROWS = 40
+from scheduler.summary import DONE, ELSEWHERE, FAILED, SKIPPED, Line, summarise
 
 
 @dataclass(frozen=True)
@@ -40,16 +37,6 @@ class AnnotateOptions:
     label_map: str | None = None
 
 
-@dataclass(frozen=True)
-class Line:
-    """One video or path in the summary."""
-
-    name: str
-    status: str
-    error: MoodreelError | None = None
-    warning: tuple[str, str] | None = None
-
-
 def run(paths: Sequence[str], options: AnnotateOptions) -> int:
     """Annotate and print; returns the exit status.
 
@@ -58,27 +45,43 @@ def run(paths: Sequence[str], options: AnnotateOptions) -> int:
     """
     recipe = recipe_of(options)
     found = list(find(paths))
-    sources = [item for item in found if isinstance(item, Source)]
     lines = [Line("", FAILED, error=item) for item in found if isinstance(item, MoodreelError)]
+    for line in lines:
+        _complain(stderr(), line)
     with Store(options.db_url) as store:
-        done = store.finished(recipe.identity.digest, {source.uri: source.version for source in sources})
-        lines += [Line(source.uri, SKIPPED) for source in sources if source.uri in done]
         try:
-            todo = [source for source in sources if source.uri not in done]
-            lines += _fuse_anew(store, recipe, todo)
-            handled = {line.name for line in lines}
-            todo = [source for source in todo if source.uri not in handled]
-            for line in _annotate(store, recipe, todo, options):
-                lines.append(line)
-                _complain(line)
+            with _second_interrupt_exits():
+                sources = [item for item in found if isinstance(item, Source)]
+                lines += _lines(store, recipe, sources, options)
         except KeyboardInterrupt:
             stderr().print("Interrupted. What is done is kept; the same command carries on from here.")
             return EXIT_INTERRUPTED
-        for item in found:
-            if isinstance(item, MoodreelError):
-                _complain(Line("", FAILED, error=item))
-        _summarise(store, sources, lines, options)
-    return EXIT_FAILED if any(line.status == FAILED for line in lines) else 0
+        summarise(store, lines, as_json=options.as_json)
+    return EXIT_FAILED if any(line.status in (FAILED, ELSEWHERE) for line in lines) else 0
+
+
+def _lines(store: Store, recipe: Any, sources: Sequence[Source], options: AnnotateOptions) -> Iterator[Line]:
+    """Every video's line: the skipped ones, those whose windows are there, then the others as they are done."""
+    done = store.finished(recipe.identity.digest, {source.uri: source.version for source in sources})
+    yield from (Line(source.uri, SKIPPED) for source in sources if source.uri in done)
+    fused = _fuse_anew(store, recipe, [source for source in sources if source.uri not in done])
+    yield from (Line(uri, DONE) for uri in fused)
+    yield from _annotate(store, recipe, [s for s in sources if s.uri not in done and s.uri not in fused], options)
+
+
+@contextmanager
+def _second_interrupt_exits() -> Iterator[None]:
+    """Let the first Ctrl-C stop in good order, and a second one at once; then leases tell that their owner is dead."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, lambda *_: os._exit(EXIT_INTERRUPTED))
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def recipe_of(options: AnnotateOptions) -> Any:
@@ -117,17 +120,23 @@ def _whole_ms(option: str, seconds: float) -> int:
         raise BadOption(f"{option} must be a number of seconds, got {seconds}") from error
 
 
-def _fuse_anew(store: Store, recipe: Any, todo: Sequence[Source]) -> list[Line]:
-    """Videos whose windows are there already, from a pipeline that differs only in what comes after them."""
-    windows = store.windows_of(recipe.identity.windows_digest, {source.uri: source.version for source in todo})
-    if windows:
-        from importlib.metadata import version
+def _fuse_anew(store: Store, recipe: Any, sources: Sequence[Source]) -> set[str]:
+    """Finish those videos whose windows are there, from a pipeline that differs only in what comes after them."""
+    windows = store.windows_of(recipe.identity.windows_digest, {source.uri: source.version for source in sources})
+    fused: set[str] = set()
+    for source in sources if windows else ():
+        if source.uri in windows:
+            from importlib.metadata import version
 
-        from worker.finish import fuse_anew
+            from worker.finish import fuse_anew
 
-        for annotation_id in windows.values():
-            fuse_anew(store, annotation_id, recipe.identity, provenance={"moodreel": version("moodreel")})
-    return [Line(uri, DONE) for uri in windows]
+            store.observe(source.uri, source.version, source.size_bytes)
+            try:
+                fuse_anew(store, windows[source.uri], recipe.identity, provenance={"moodreel": version("moodreel")})
+            except LeaseLost:
+                continue
+            fused.add(source.uri)
+    return fused
 
 
 def _annotate(store: Store, recipe: Any, todo: Sequence[Source], options: AnnotateOptions) -> Iterator[Line]:
@@ -135,142 +144,22 @@ def _annotate(store: Store, recipe: Any, todo: Sequence[Source], options: Annota
         return
     from worker.pipeline import Pipeline
 
-    with Pipeline(store, recipe, options.device) as pipeline, _progress(len(todo), options.as_json) as bars:
-        for outcome in pipeline.annotate(todo, bars.report):
-            bars.finish(outcome.source)
-            yield Line(outcome.source.uri, outcome.status, outcome.error, outcome.warning)
+    with (
+        Pipeline(store, recipe, options.device) as pipeline,
+        bars(stderr(), len(todo), quiet=options.as_json) as progress,
+        closing(pipeline.annotate(todo, progress.report)) as outcomes,
+    ):
+        for outcome in outcomes:
+            progress.finish(outcome.source)
+            line = Line(outcome.source.uri, outcome.status, outcome.error, outcome.warning)
+            _complain(progress.console, line)
+            yield line
 
 
-class Bars(Protocol):
-    """Progress over videos and within each video."""
-
-    def report(self, source: Source, done_seconds: float, total_seconds: float | None) -> None: ...
-    def finish(self, source: Source) -> None: ...
-
-
-class NoBars:
-    """For pipes and logs."""
-
-    def report(self, source: Source, done_seconds: float, total_seconds: float | None) -> None:
-        """Say nothing."""
-
-    def finish(self, source: Source) -> None:
-        """Say nothing."""
-
-
-class TerminalBars:
-    """One bar over all videos with the time that is left, and one for each video under way."""
-
-    def __init__(self, progress: Progress, n_videos: int) -> None:
-        self._progress = progress
-        self._all = progress.add_task("all videos", total=n_videos)
-        self._tasks: dict[str, tuple[TaskID, float]] = {}
-        self._finished = 0
-
-    def report(self, source: Source, done_seconds: float, total_seconds: float | None) -> None:
-        """A reader has come this far in a video."""
-        task, _ = self._tasks.get(source.uri) or (self._progress.add_task(_short(source.uri), total=total_seconds), 0.0)
-        share = min(1.0, done_seconds / total_seconds) if total_seconds else 0.0
-        self._tasks[source.uri] = (task, share)
-        self._progress.update(task, completed=done_seconds)
-        self._show()
-
-    def finish(self, source: Source) -> None:
-        """A video has ended, well or not."""
-        self._finished += 1
-        if (bar := self._tasks.pop(source.uri, None)) is not None:
-            self._progress.remove_task(bar[0])
-        self._show()
-
-    def _show(self) -> None:
-        under_way = sum(share for _, share in list(self._tasks.values()))
-        self._progress.update(self._all, completed=self._finished + under_way)
-
-
-@contextmanager
-def _progress(n_videos: int, quiet: bool) -> Iterator[Bars]:
-    console = stderr()
-    if quiet or not console.is_terminal:
-        yield NoBars()
-        return
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f}%"),
-        TimeRemainingColumn(compact=True),
-    )
-    with Progress(*columns, console=console, transient=True) as progress:
-        yield TerminalBars(progress, n_videos)
-
-
-def _complain(line: Line) -> None:
+def _complain(console: Console, line: Line) -> None:
     if line.error is not None:
-        complain(stderr(), line.error)
+        complain(console, line.error.code, str(line.error), line.error.hint)
     elif line.warning is not None:
-        stderr().print(Text(f"{line.warning[0]}: {printable(line.name)}: {line.warning[1]}"), soft_wrap=True)
+        complain(console, line.warning[0], f"{line.name}: {line.warning[1]}")
     elif line.status == ELSEWHERE:
-        stderr().print(Text(f"{printable(line.name)}: another moodreel process is working on it"), soft_wrap=True)
-
-
-def _summarise(store: Store, sources: Sequence[Source], lines: Sequence[Line], options: AnnotateOptions) -> None:
-    if options.as_json:
-        print_json(_as_json(store, lines))
-        return
-    console = Console()
-    shown = [line for line in lines if line.status == DONE][:MAX_STRIPS]
-    timelines = {line.name: store.timeline(line.name) for line in shown}
-    for name, pieces in timelines.items():
-        length = clock(pieces[-1].end_seconds) if pieces else ""
-        console.print(Text(_short(name), style="bold"), Text(length, style="dim"))
-        console.print(strip(pieces, min(console.width, 100)))
-    if shown:
-        console.print(legend(piece for pieces in timelines.values() for piece in pieces), "\n")
-    console.print(_table(store, [line for line in lines if line.name][:MAX_ROWS]))
-    counts = {status: sum(line.status == status for line in lines) for status in LOOK_OF_STATUS}
-    words = [f"[{LOOK_OF_STATUS[status]}]{n} {status}[/]" for status, n in counts.items() if n]
-    console.print(", ".join(words), f"in {printable(options.db_url)}", highlight=False)
-
-
-def _table(store: Store, lines: Sequence[Line]) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for name in ("video", "status", "length", "mostly", "segments"):
-        table.add_column(name, justify="right" if name in ("length", "segments") else "left")
-    for line in lines:
-        pieces = store.timeline(line.name) if line.status in (DONE, SKIPPED) else []
-        status = Text(line.error.code if line.error else line.status, style=LOOK_OF_STATUS[line.status])
-        length = clock(pieces[-1].end_seconds) if pieces else "-"
-        table.add_row(_short(line.name), status, length, _dominant(pieces), str(len(pieces) or "-"))
-    return table
-
-
-def _dominant(pieces: Sequence[Any]) -> str:
-    seconds: dict[str, float] = {}
-    for piece in pieces:
-        if piece.emotion:
-            seconds[piece.emotion] = seconds.get(piece.emotion, 0.0) + piece.end_seconds - piece.start_seconds
-    return max(seconds, key=lambda name: seconds[name]) if seconds else "-"
-
-
-def _short(uri: str) -> str:
-    return printable(PurePath(path_of(uri)).name.encode("utf-8", "backslashreplace").decode())
-
-
-def _as_json(store: Store, lines: Sequence[Line]) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    videos = []
-    for line in lines:
-        entry: dict[str, Any] = {"video": line.name or None, "status": line.status}
-        if line.error is not None:
-            entry["error"] = {
-                "code": line.error.code,
-                "message": str(line.error),
-                "what_to_do": line.error.hint or FAILURES[line.error.code].what_to_do,
-            }
-        if line.warning is not None:
-            entry["warning"] = {"code": line.warning[0], "message": line.warning[1]}
-        if line.status == DONE:
-            entry["timeline"] = [asdict(piece) for piece in store.timeline(line.name)]
-        videos.append(entry)
-    counts = {status: sum(line.status == status for line in lines) for status in LOOK_OF_STATUS}
-    return {"videos": videos, **counts}
+        complain(console, ELSEWHERE, f"{line.name}: another moodreel process is working on it")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from db.errors import FAILURES, MoodreelError
+from db.identity import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -194,7 +195,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (click.Abort, KeyboardInterrupt):
         sys.exit(EXIT_INTERRUPTED)
     except MoodreelError as error:
-        stderr().print(f"moodreel: {error}", markup=False, highlight=False, soft_wrap=True)
+        stderr().print(f"moodreel: {printable(str(error))}", markup=False, highlight=False, soft_wrap=True)
         stderr().print(
             f"  {error.hint or FAILURES[error.code].what_to_do} [{error.code}]", markup=False, highlight=False
         )

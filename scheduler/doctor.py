@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from db.identity import printable
 from scheduler.cli import print_json
-from scheduler.render import printable
 
 PACKAGES = ("moodreel", "torch", "transformers", "av", "onnxruntime", "opencv-python-headless", "sqlalchemy")
 
@@ -132,7 +132,7 @@ def _database(db_url: str) -> str:
     if "://" not in db_url and not Path(db_url).exists():
         return f"{db_url}: not there yet; `moodreel annotate` makes it"
     with Store(db_url, create=False) as store:
-        return f"{db_url}: {store.status().videos} videos"
+        return f"{store.name}: {store.status().videos} videos"
 
 
 def _print(findings: list[Finding]) -> None:

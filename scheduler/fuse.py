@@ -7,12 +7,12 @@ from rich.console import Console
 from rich.text import Text
 
 from db.errors import BadOption, PathMissing
-from db.identity import uri_of
+from db.identity import printable
 from db.rows import Video
 from db.store import Store
-from scheduler.cli import EXIT_FAILED, print_json
-from scheduler.render import complain, legend, printable, strip
-from scheduler.show import open_existing
+from scheduler.cli import EXIT_FAILED, print_json, stderr
+from scheduler.render import complain, legend, strip
+from scheduler.show import find_video, open_existing
 
 MAX_STRIPS = 20
 
@@ -26,11 +26,12 @@ def run(names: Sequence[str], every: bool, db_url: str, changes: dict[str, dict[
     """
     if every == bool(names):
         raise BadOption("name the videos, or give --all for every video that has a timeline")
+    check(changes)
     console, shown, failed = Console(stderr=as_json), [], 0
     with open_existing(db_url) as store:
         for item in _videos(store, names, every):
             if isinstance(item, PathMissing):
-                complain(Console(stderr=True), item)
+                complain(stderr(), item.code, str(item), item.hint)
                 failed += 1
                 continue
             pipeline = _fuse(store, item, changes)
@@ -47,9 +48,25 @@ def run(names: Sequence[str], every: bool, db_url: str, changes: dict[str, dict[
     return EXIT_FAILED if failed else 0
 
 
+def check(changes: dict[str, dict[str, Any]]) -> None:
+    """See whether a pipeline can have these values.
+
+    Raises:
+        BadOption: it cannot.
+    """
+    from models.fusion import Fusion
+    from worker.timeline import Smoothing
+
+    try:
+        for kind, part in ((Fusion, "fusion"), (Smoothing, "smoothing")):
+            kind(**{name: value for name, value in changes[part].items() if value is not None})
+    except ValueError as error:
+        raise BadOption(str(error)) from error
+
+
 def _videos(store: Store, names: Sequence[str], every: bool) -> Iterator[Video | PathMissing]:
     for name in store.annotated_uris() if every else names:
-        video = store.video(name) or store.video(uri_of(name))
+        video = find_video(store, name)
         if video is None or video.current_annotation_id is None:
             yield PathMissing(
                 f"{name} has no timeline in this database", f"Annotate it first: moodreel annotate {name}"
@@ -70,8 +87,5 @@ def _fuse(store: Store, video: Video, changes: dict[str, dict[str, Any]]) -> str
     for part, values in changes.items():
         config[part] = config[part] | {name: value for name, value in values.items() if value is not None}
     identity = Identity.of(config)
-    try:
-        fuse_anew(store, video.current_annotation_id, identity, provenance={"moodreel": version("moodreel")})
-    except ValueError as error:
-        raise BadOption(str(error)) from error
+    fuse_anew(store, video.current_annotation_id, identity, provenance={"moodreel": version("moodreel")})
     return identity.name

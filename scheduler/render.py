@@ -4,11 +4,10 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from db.errors import MoodreelError
+from db.identity import printable
 
 # Colour and letter of each emotion; the letter carries the strip where there is no colour.
 LOOKS: dict[str, tuple[str, str]] = {
@@ -94,13 +93,8 @@ def timeline_table(pieces: Iterable[Piece]) -> Table:
     return table
 
 
-def printable(text: str) -> str:
-    """Text from outside with control characters shown as escapes, so that no file name can drive the terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-def complain(console: Console, error: MoodreelError) -> None:
+def complain(console: Console, code: str, message: str, hint: str = "") -> None:
     """One clear sentence with its code, and what to do where that is known."""
-    console.print(f"[red]{error.code}[/red]: {escape(printable(str(error)))}", highlight=False, soft_wrap=True)
-    if error.hint:
-        console.print(f"  {escape(printable(error.hint))}", highlight=False, soft_wrap=True)
+    console.print(Text(code, style="red"), Text(printable(message)), sep=": ", soft_wrap=True)
+    if hint:
+        console.print(Text(f"  {printable(hint)}"), soft_wrap=True)

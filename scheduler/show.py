@@ -7,10 +7,11 @@ from rich.table import Table
 from rich.text import Text
 
 from db.errors import FAILURES, DatabaseUnreachable, PathMissing
-from db.identity import uri_of
+from db.identity import printable, uri_of
+from db.rows import Video
 from db.store import Store
 from scheduler.cli import print_json
-from scheduler.render import clock, legend, printable, strip, timeline_table
+from scheduler.render import clock, legend, strip, timeline_table
 
 
 def open_existing(db_url: str) -> Store:
@@ -26,6 +27,11 @@ def open_existing(db_url: str) -> Store:
         raise
 
 
+def find_video(store: Store, name: str) -> Video | None:
+    """A video by its path or by its URI."""
+    return store.video(uri_of(name)) or store.video(printable(name))
+
+
 def show_timeline(name: str, db_url: str, as_json: bool) -> None:
     """Print one video's current timeline.
 
@@ -33,11 +39,12 @@ def show_timeline(name: str, db_url: str, as_json: bool) -> None:
         PathMissing: the database has no timeline of that video.
     """
     with open_existing(db_url) as store:
-        video = store.video(name) or store.video(uri_of(name))
+        video = find_video(store, name)
         pieces = store.timeline(video.uri) if video else []
         if video is None or not pieces:
             known = "has no timeline yet" if video else "is not in this database"
-            raise PathMissing(f"{name} {known}", f"moodreel annotate {name}   (moodreel status shows what failed)")
+            shown = printable(name)
+            raise PathMissing(f"{shown} {known}", f"moodreel annotate {shown}   (moodreel status shows what failed)")
     if as_json:
         print_json({"video": video.uri, "timeline": [asdict(piece) for piece in pieces]})
         return

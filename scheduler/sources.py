@@ -2,11 +2,12 @@
 
 import glob
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from db.errors import MoodreelError, NoVideos, PathMissing
-from db.identity import Source, uri_of
+from db.errors import MoodreelError, NotReadable, NoVideos, PathMissing
+from db.identity import Source, printable, uri_of
 
 # What a folder is searched for. A file that is named itself may have any name.
 VIDEO_SUFFIXES = frozenset(
@@ -21,47 +22,65 @@ def find(paths: Sequence[str]) -> Iterator[Source | MoodreelError]:
     """Find videos in files, folders (recursively, hidden ones left out) and globs, each once, in a stable order.
 
     Yields:
-        A source for each video; for a path that leads to none, the error that says so.
+        A source for each video; for a path that leads to none, or cannot be looked into, the error that says so.
     """
     seen: set[str] = set()
     for path in paths:
         any_found = False
-        for file in _files(path):
+        for item in _look(path):
             any_found = True
-            if (uri := uri_of(file)) not in seen:
+            if isinstance(item, MoodreelError):
+                yield item
+            elif (uri := uri_of(item)) not in seen:
                 seen.add(uri)
-                yield _describe(file)
+                yield _describe(item)
         if not any_found:
             yield _nothing(path)
 
 
+def _look(path: str) -> Iterator[Path | MoodreelError]:
+    try:
+        yield from _files(path)
+    except OSError as error:
+        yield NotReadable(f"{printable(path)}: {error.strerror}")
+
+
 def _describe(file: Path) -> Source | MoodreelError:
     try:
-        return Source.of(file, file.stat())
+        status = file.stat()
     except OSError as error:
-        return PathMissing(f"{file}: {error.strerror}")
+        return PathMissing(f"{printable(file)}: {error.strerror}")
+    if not stat.S_ISREG(status.st_mode):
+        return NotReadable(f"{printable(file)}: not a file, but a pipe or device")
+    return Source.of(file, status)
 
 
-def _files(path: str) -> Iterator[Path]:
-    given = Path(path)
-    if given.is_dir():
-        yield from _folder(given)
-    elif given.exists():
-        yield given
-    else:
+def _files(path: str) -> Iterator[Path | MoodreelError]:
+    """What a path or a pattern stands for.
+
+    Raises:
+        OSError: it cannot be looked at.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
         for match in sorted(glob.glob(path, recursive=True)):
-            yield from _folder(Path(match)) if Path(match).is_dir() else [Path(match)]
+            yield from _folder(match) if os.path.isdir(match) else [Path(match)]
+        return
+    yield from _folder(path) if stat.S_ISDIR(mode) else [Path(path)]
 
 
-def _folder(folder: Path) -> Iterator[Path]:
-    for root, folders, names in os.walk(folder):
+def _folder(folder: str) -> Iterator[Path | MoodreelError]:
+    closed: list[OSError] = []
+    for root, folders, names in os.walk(folder, onerror=closed.append):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
             if not name.startswith(".") and Path(name).suffix.lower() in VIDEO_SUFFIXES:
                 yield Path(root, name)
+    yield from (NotReadable(f"{printable(error.filename)}: {error.strerror}") for error in closed)
 
 
 def _nothing(path: str) -> MoodreelError:
     if Path(path).is_dir():
-        return NoVideos(f"{path}: no video in this folder or below it")
-    return PathMissing(f"{path}: no such file or folder")
+        return NoVideos(f"{printable(path)}: no video in this folder or below it")
+    return PathMissing(f"{printable(path)}: no such file or folder")

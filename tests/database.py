@@ -133,6 +133,7 @@ def annotated(
     rows: list[tuple] | None = None,
     fused: list[tuple] | None = None,
     timeline: list[Segment] | None = None,
+    warning: tuple[str, str] | None = None,
     **finish: object,
 ) -> int:
     """Take a video all the way in one span; the annotation's id."""
@@ -143,7 +144,7 @@ def annotated(
     claim = store.claim(annotation_id, "worker", 60.0)
     assert claim is not None
     store.checkpoint(claim, rows)
-    store.complete_span(claim, rows[-1][2])
+    store.complete_span(claim, rows[-1][2], warning)
     store.finish(
         annotation_id,
         fused or [fused_row(row[0]) for row in rows],

@@ -15,7 +15,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from db.errors import Interrupted
+from db.errors import Internal, Interrupted
 
 Row = tuple[npt.NDArray[np.generic], ...]
 Rows = npt.NDArray[np.float32]
@@ -84,6 +84,8 @@ class Batcher:
                 raise Interrupted("stopped on request")
             columns = zip(*(row for row, _ in batch), strict=True)
             rows = self._predict(*(np.stack(column) for column in columns))
+            if len(rows) != len(batch):
+                raise Internal(f"a model answered {len(batch)} rows with {len(rows)}")
         except Exception as error:  # noqa: BLE001 - whoever waits for a row gets the error, whatever it is
             for _, future in batch:
                 future.set_exception(error)

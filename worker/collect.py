@@ -22,6 +22,7 @@ SAMPLE_RATE_HZ = 16_000
 SAMPLES_PER_MS = SAMPLE_RATE_HZ // 1000
 CHUNK_SAMPLES = 512  # of the voice detector: 32 ms
 
+NEVER = 2**62  # a window that no video has
 OK, ABSENT, NO_SPEECH, NO_FACE, UNREADABLE = "ok", "absent", "no_speech", "no_face", "unreadable"
 
 
@@ -68,10 +69,13 @@ class SoundWindows:
     Args:
         first_window: the span's first window.
         submit: takes (window_samples,) float32 and the number of real samples as () int64.
+        present: whether the file has a sound stream at all.
     """
 
-    def __init__(self, first_window: int, plan: WindowPlan, gates: Gates, submit: Submit) -> None:
-        self._plan, self._gates, self._submit = plan, gates, submit
+    def __init__(
+        self, first_window: int, plan: WindowPlan, gates: Gates, submit: Submit, *, present: bool = True
+    ) -> None:
+        self._plan, self._gates, self._submit, self._present = plan, gates, submit, present
         self._next = self._first = first_window
         self._samples = np.zeros(0, np.float32)
         self._samples_start = first_window * plan.hop_ms * SAMPLES_PER_MS
@@ -79,11 +83,14 @@ class SoundWindows:
         self._voice_end = 0
         self._windows: list[tuple[float, Future[Rows] | None]] = []
         self.gaps: list[Gap] = []
-        self.heard = False
+
+    @property
+    def settled(self) -> int:
+        """The window up to which all have been cut: those before it can be taken."""
+        return self._next if self._present else NEVER
 
     def add_sound(self, event: Sound) -> None:
         """Take the next stretch of sound; it continues the one before."""
-        self.heard = True
         skip = max(0, self._samples_start + len(self._samples) - event.start_sample)
         self._samples = np.concatenate([self._samples, event.samples[skip:]])
         self._emit()
@@ -138,17 +145,20 @@ class SoundWindows:
     def _window_samples(self) -> int:
         return self._plan.window_ms * SAMPLES_PER_MS
 
+    def take(self, end_window: int, clip_seconds: float | None = None) -> list[SideWindow]:
+        """Let go of the windows up to `end_window`, all of them settled, with the model's answers."""
+        n_windows, first, self._first = end_window - self._first, self._first, end_window
+        if not self._present:
+            return [SideWindow(ABSENT)] * n_windows
+        taken, self._windows = self._windows[:n_windows], self._windows[n_windows:]
+        return [self._close_window(k, *window, clip_seconds) for k, window in enumerate(taken, first)]
+
     def close(self, end_window: int, clip_seconds: float | None) -> list[SideWindow]:
-        """Finish the span: its windows up to `end_window`, clipped to the video's end if the span reached it."""
-        if not self.heard and not self.gaps:
-            return [SideWindow(ABSENT)] * (end_window - self._first)
-        while self._next < end_window:
+        """Finish the span: what is left up to `end_window`, clipped to the video's end if the span reached it."""
+        while self._present and self._next < end_window:
             window = self._plan.window(self._next, clip_seconds)
             self._send(max(1, round((window.end_seconds - window.start_seconds) * SAMPLE_RATE_HZ)))
-        return [
-            self._close_window(k, share, future, clip_seconds)
-            for k, (share, future) in enumerate(self._windows[: end_window - self._first], self._first)
-        ]
+        return self.take(end_window, clip_seconds)
 
     def _close_window(
         self, index: int, share: float, future: "Future[Rows] | None", clip_seconds: float | None
@@ -168,32 +178,54 @@ class PictureWindows:
         rate_hz: pictures on the grid in each second.
         submit: takes a face crop, uint8.
         pool: makes one row (8,) of a window's faces' rows (m, 8).
+        present: whether the file has a picture stream at all.
     """
 
     def __init__(
-        self, first_window: int, plan: WindowPlan, gates: Gates, rate_hz: float, submit: Submit, pool: "Pool"
+        self,
+        first_window: int,
+        plan: WindowPlan,
+        gates: Gates,
+        rate_hz: float,
+        submit: Submit,
+        pool: "Pool",
+        *,
+        present: bool = True,
     ) -> None:
         self._first, self._plan, self._gates, self._rate_hz = first_window, plan, gates, rate_hz
-        self._submit, self._pool = submit, pool
+        self._submit, self._pool, self._present = submit, pool, present
         self._faces: dict[int, tuple[int, Future[Rows]]] = {}
         self._last: tuple[float, Future[Rows]] | None = None
+        self._settled = first_window
         self.gaps: list[Gap] = []
-        self.seen = False
+
+    @property
+    def settled(self) -> int:
+        """The window up to which all pictures are there: those before it can be taken."""
+        return self._settled if self._present else NEVER
 
     def add_picture(self, event: Picture) -> None:
         """Take the picture at the next point of the grid; a frame that is still on screen is not judged twice."""
-        self.seen = True
-        if event.crop is None:
-            return
-        if self._last is None or self._last[0] != event.source_seconds:
-            self._last = (event.source_seconds, self._submit(event.crop))
-        self._faces[event.grid_index] = (event.face_count, self._last[1])
+        if event.crop is not None:
+            if self._last is None or self._last[0] != event.source_seconds:
+                self._last = (event.source_seconds, self._submit(event.crop))
+            self._faces[event.grid_index] = (event.face_count, self._last[1])
+        while self._grid(self._plan.window(self._settled).end_seconds) <= event.grid_index + 1:
+            self._settled += 1
+
+    def take(self, end_window: int, clip_seconds: float | None = None) -> list[SideWindow]:
+        """Let go of the windows up to `end_window`, all of them settled, with the model's answers."""
+        first, self._first = self._first, end_window
+        if not self._present:
+            return [SideWindow(ABSENT)] * (end_window - first)
+        sides = [self._close_window(k, clip_seconds) for k in range(first, end_window)]
+        needed_from = self._grid(self._plan.window(end_window).start_seconds)
+        self._faces = {g: face for g, face in self._faces.items() if g >= needed_from}
+        return sides
 
     def close(self, end_window: int, clip_seconds: float | None) -> list[SideWindow]:
-        """Finish the span: its windows up to `end_window`, clipped to the video's end if the span reached it."""
-        if not self.seen and not self.gaps:
-            return [SideWindow(ABSENT)] * (end_window - self._first)
-        return [self._close_window(k, clip_seconds) for k in range(self._first, end_window)]
+        """Finish the span: what is left up to `end_window`, clipped to the video's end if the span reached it."""
+        return self.take(end_window, clip_seconds)
 
     def _close_window(self, index: int, clip_seconds: float | None) -> SideWindow:
         window = self._plan.window(index, clip_seconds)

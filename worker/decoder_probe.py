@@ -28,8 +28,8 @@ def probe(file: DescriptorFile) -> Probe:
         duration_seconds=media.duration_seconds,
         has_audio=audio is not None,
         has_video=video is not None,
-        audio_codec=audio.codec_context.name if audio is not None else None,
-        video_codec=video.codec_context.name if video is not None else None,
+        audio_codec=audio.codec_context.codec.canonical_name if audio is not None else None,
+        video_codec=video.codec_context.codec.canonical_name if video is not None else None,
         width=video.codec_context.width if video is not None else None,  # type: ignore[attr-defined]
         height=video.codec_context.height if video is not None else None,  # type: ignore[attr-defined]
         frame_rate_hz=float(video.average_rate) if video is not None and video.average_rate else None,

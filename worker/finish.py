@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 import db.rows
+from db.errors import LeaseLost
 from db.store import Store
 from db.tables import SCORES, WINDOW_COLUMNS
 from models.fusion import Fusion, confidence, fuse
@@ -75,16 +76,17 @@ def fuse_anew(store: Store, source_annotation_id: int, identity: Identity, *, pr
 
     Raises:
         ValueError: the pipeline's configuration holds an impossible value.
+        LeaseLost: another process is annotating the video with the new pipeline.
     """
     finishing = Finishing.of(identity.config)
     source = store.annotation(source_annotation_id)
     owner_id = source.source_annotation_id or source.id
     asked = store.request(source.video_id, source.version, register(store, identity), owner_id)
     if asked.status != "done":
+        if asked.source_annotation_id != owner_id:
+            raise LeaseLost(f"annotation {asked.id}: another process is making its windows")
         store.begin_attempt(asked.id)
         finish(store, asked.id, finishing, source.duration_seconds or 0.0, provenance=provenance)
-        if source.warning_code is not None:
-            store.warn(asked.id, source.warning_code, source.warning_message or "")
     return asked.id
 
 

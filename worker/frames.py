@@ -4,7 +4,7 @@ from concurrent.futures import Future
 
 import numpy as np
 
-from worker.collect import ABSENT, NO_FACE, OK, UNREADABLE, Gap, Rows, SideWindow, Submit, mostly_unreadable
+from worker.collect import ABSENT, NEVER, NO_FACE, OK, UNREADABLE, Gap, Rows, SideWindow, Submit, mostly_unreadable
 from worker.protocol import ByteArray, Picture
 from worker.recipe import Gates
 from worker.sampling import Sampling
@@ -21,21 +21,34 @@ class ClipWindows:
     Args:
         first_window: the span's first window.
         submit: takes (n_frames, pixels, pixels, 3) uint8.
+        present: whether the file has a picture stream at all.
     """
 
-    def __init__(self, first_window: int, plan: WindowPlan, gates: Gates, sampling: Sampling, submit: Submit) -> None:
+    def __init__(
+        self,
+        first_window: int,
+        plan: WindowPlan,
+        gates: Gates,
+        sampling: Sampling,
+        submit: Submit,
+        *,
+        present: bool = True,
+    ) -> None:
         self._first, self._plan, self._gates, self._sampling = first_window, plan, gates, sampling
-        self._submit = submit
+        self._submit, self._present = submit, present
         self._frames: dict[int, ByteArray] = {}
         self._faces: dict[int, int] = {}
         self._last: Picture | None = None
         self._judged: list[Judged] = []
         self.gaps: list[Gap] = []
-        self.seen = False
+
+    @property
+    def settled(self) -> int:
+        """The window up to which all have been judged: those before it can be taken."""
+        return self._next if self._present else NEVER
 
     def add_picture(self, event: Picture) -> None:
         """Take the picture at the next point of the grid."""
-        self.seen = True
         window = self._plan.window(self._next)
         while event.grid_index > self._sampling.grid(window)[-1]:
             self._judge(window)
@@ -73,13 +86,19 @@ class ClipWindows:
         nearest = (min(there, key=lambda g: abs(g - wanted)) for wanted in self._sampling.spread(window))
         return np.stack([self._frames[g] for g in nearest])
 
-    def close(self, end_window: int, clip_seconds: float | None) -> list[SideWindow]:
-        """Finish the span: its windows up to `end_window`, clipped to the video's end if the span reached it."""
-        if not self.seen and not self.gaps:
-            return [SideWindow(ABSENT)] * (end_window - self._first)
-        while self._next < end_window:
-            self._judge(self._plan.window(self._next, clip_seconds))
+    def take(self, end_window: int, clip_seconds: float | None = None) -> list[SideWindow]:
+        """Let go of the windows up to `end_window`, all of them settled, with the model's answers."""
+        n_windows, self._first = end_window - self._first, end_window
+        if not self._present:
+            return [SideWindow(ABSENT)] * n_windows
+        taken, self._judged = self._judged[:n_windows], self._judged[n_windows:]
         return [
             SideWindow(state, share, most, None if future is None else future.result())
-            for state, share, most, future in self._judged[: end_window - self._first]
+            for state, share, most, future in taken
         ]
+
+    def close(self, end_window: int, clip_seconds: float | None) -> list[SideWindow]:
+        """Finish the span: what is left up to `end_window`, clipped to the video's end if the span reached it."""
+        while self._present and self._next < end_window:
+            self._judge(self._plan.window(self._next, clip_seconds))
+        return self.take(end_window, clip_seconds)

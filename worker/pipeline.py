@@ -5,15 +5,24 @@ import queue
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from types import TracebackType
 from typing import Self
 
-from db.errors import Interrupted, LeaseLost, MoodreelError, NoStreams, Undecodable
+from db.errors import (
+    DatabaseError,
+    DatabaseLocked,
+    EquipmentError,
+    Interrupted,
+    LeaseLost,
+    MoodreelError,
+    NoStreams,
+    Undecodable,
+)
 from db.identity import Source
 from db.rows import SpanClaim
 from db.store import Store
@@ -23,8 +32,8 @@ from worker.protocol import Event, Progress
 from worker.reader import Reader
 from worker.recipe import Recipe
 from worker.recognizers import Recognizers, as_moodreel_error
-from worker.source import opened
-from worker.span import annotate_span, facts, planned, read_request
+from worker.source import latest, opened
+from worker.span import SpanRun, facts, planned, read_request
 
 LEASE_SECONDS = 120.0
 RENEW_SECONDS = 30.0
@@ -70,6 +79,7 @@ class Pipeline:
         self._store, self._recipe = store, recipe
         self._children = children or min(MAX_CHILDREN, os.cpu_count() or 1)
         self._models = Recognizers(recipe, device)
+        self._models.device  # noqa: B018 - a device that is not there shows itself here, before any file is opened
         self._pipeline_id = register(store, recipe.identity)
         self._owner = new_owner()
         self._stop = threading.Event()
@@ -85,37 +95,55 @@ class Pipeline:
         while not self._readers.empty():
             self._readers.get().close()
 
-    def annotate(self, sources: Sequence[Source], report: Report = lambda *_: None) -> Iterator[Outcome]:
+    def annotate(self, sources: Sequence[Source], report: Report = lambda *_: None) -> Generator[Outcome, None, None]:
         """Annotate videos, several at a time; outcomes come as they are ready.
 
         Leaving the iterator early, as Ctrl-C does, gives the spans under way back to the database.
+
+        Raises:
+            EquipmentError, DatabaseError: nothing can be annotated here at all.
         """
+        self._stop.clear()
         with ThreadPoolExecutor(min(self._children, max(1, len(sources))), "annotate") as pool:
             waiting = [pool.submit(self._annotate, source, report) for source in sources]
             try:
                 for future in as_completed(waiting):
                     yield future.result()
-            finally:
+            except BaseException:
                 self._stop.set()
                 self._models.stop()  # or a slow model would first work off all that is queued
                 for future in waiting:
                     future.cancel()
+                raise
 
     def _annotate(self, source: Source, report: Report) -> Outcome:
-        video_id = self._store.observe(source.uri, source.version, source.size_bytes)
-        annotation = self._store.request(video_id, source.version, self._pipeline_id)
+        source, annotation_id = latest(source), None
         try:
-            self._store.begin_attempt(annotation.id)
-            self._work_off(source, annotation.id, report)
-            return self._publish(source, annotation.id)
+            video_id = self._store.observe(source.uri, source.version, source.size_bytes)
+            annotation = self._store.request(video_id, source.version, self._pipeline_id)
+            if annotation.status == DONE:
+                return Outcome(source, DONE)
+            annotation_id = annotation.id
+            self._store.begin_attempt(annotation_id)
+            self._work_off(source, annotation_id, report)
+            return self._publish(source, annotation_id)
         except LeaseLost:
             return Outcome(source, ELSEWHERE)
-        except Interrupted:
+        except (Interrupted, EquipmentError):
             raise
-        except Exception as error:  # noqa: BLE001 - one file's fault, whatever it is, must not end the others
+        except Exception as error:
+            if isinstance(error, DatabaseError) and not isinstance(error, DatabaseLocked):
+                raise
             failure = as_moodreel_error(error, source.uri)
-            self._store.fail(annotation.id, failure.code, str(failure))
-            return Outcome(source, FAILED, failure)
+        self._record(annotation_id, failure)
+        return Outcome(source, FAILED, failure)
+
+    def _record(self, annotation_id: int | None, failure: MoodreelError) -> None:
+        """Write a failure down, as far as the database lets itself be written to."""
+        if annotation_id is not None:
+            with suppress(DatabaseLocked):
+                discard = isinstance(failure, NoStreams | Undecodable)
+                self._store.fail(annotation_id, failure.code, str(failure), discard=discard)
 
     def _work_off(self, source: Source, annotation_id: int, report: Report) -> None:
         """Plan a video's spans and do those that nobody has done or is doing."""
@@ -126,13 +154,12 @@ class Pipeline:
             while claim := self._claim(annotation_id):
                 with self._holding(claim):
                     request = read_request(claim, self._recipe)
-                    events = self._watched(reader.read(descriptor, source.uri, request), claim)
-                    shown = self._reported(events, source, probe.duration_seconds, report)
-                    result = annotate_span(shown, claim, self._recipe, self._models)
-                    if result.warning:
-                        self._store.warn(annotation_id, *result.warning)
-                    self._store.checkpoint(claim, result.rows)
-                    self._store.complete_span(claim, result.true_end_seconds)
+                    run = SpanRun(claim, self._recipe, self._models, probe)
+                    with closing(reader.read(descriptor, source.uri, request)) as events:
+                        shown = self._reported(events, source, probe.duration_seconds, report)
+                        for rows in run.rows(self._watched(shown, claim)):
+                            self._store.checkpoint(claim, rows)
+                    self._store.complete_span(claim, run.true_end_seconds, run.warning)
 
     def _claim(self, annotation_id: int) -> SpanClaim | None:
         dead = [owner for owner in self._store.lease_owners(annotation_id) if is_dead(owner)]
@@ -144,7 +171,8 @@ class Pipeline:
         try:
             yield
         except BaseException:
-            self._store.release(claim)
+            with suppress(DatabaseError):  # it would hide what went wrong; the lease runs out by itself
+                self._store.release(claim)
             raise
 
     @contextmanager
@@ -190,7 +218,7 @@ class Pipeline:
         duration_seconds = max((span.true_end_seconds or 0.0 for span in spans), default=0.0)
         if duration_seconds <= 0:
             raise NoStreams(f"{source.uri}: neither sound nor pictures of any length")
-        if nothing_was_read(self._store, annotation_id):
+        if self._store.states(annotation_id) <= {ABSENT, UNREADABLE}:
             raise Undecodable(f"{source.uri}: no part of its sound or pictures could be decoded")
         provenance = {**self._models.provenance(), "moodreel": version("moodreel")}
         finishing = Finishing.of(self._recipe.config)
@@ -198,12 +226,6 @@ class Pipeline:
         done = self._store.annotation(annotation_id)
         warning = (done.warning_code, done.warning_message or "") if done.warning_code else None
         return Outcome(source, DONE, warning=warning)
-
-
-def nothing_was_read(store: Store, annotation_id: int) -> bool:
-    """Whether no window has a modality that could be read."""
-    states = {state for row in store.windows(annotation_id) for state in (row[3], row[4])}
-    return states <= {ABSENT, UNREADABLE}
 
 
 _OWNERS_HERE: set[str] = set()

@@ -12,7 +12,7 @@ import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from types import TracebackType
 from typing import Self
 
@@ -119,6 +119,7 @@ class Reader:
         options = {"memory-bytes": memory_bytes, "threads": threads, "listener": listener, "watcher": watcher}
         self._arguments = [part for name, value in options.items() for part in (f"--{name}", str(value))]
         self._child: _Child | None = None
+        self._reading = False
 
     def __enter__(self) -> Self:
         return self
@@ -154,7 +155,7 @@ class Reader:
                 return message
         raise errors.Internal(f"{name}: the decoder did not say what the file is")
 
-    def read(self, descriptor: int, name: str, request: ReadRequest) -> Iterator[Event]:
+    def read(self, descriptor: int, name: str, request: ReadRequest) -> Generator[Event, None, None]:
         """Read one span in one pass; the last event is `End`. Leaving the iterator early ends the child.
 
         Args:
@@ -174,7 +175,9 @@ class Reader:
 
     def _run(self, job: Job, descriptor: int, name: str) -> Iterator[Message]:
         before = _version(descriptor, name)
-        completed = False
+        if self._reading:  # a job that nobody read to its end: what the child still says of it is not for this one
+            self.close()
+        self._reading, completed = True, False
         try:
             for message in self._messages(job, descriptor, name):
                 completed = isinstance(message, Probe | End | Failure)
@@ -185,6 +188,7 @@ class Reader:
                     raise _BY_CODE.get(message.code, errors.Internal)(f"{name} cannot be read: {message.reason}")
                 yield message
         finally:
+            self._reading = False
             if not completed:
                 self.close()
 

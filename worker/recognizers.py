@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from db.errors import DeviceUnavailable, MoodreelError, OutOfMemory, WeightsMissing
+from db.errors import DeviceUnavailable, Internal, MoodreelError, OutOfMemory, WeightsMissing
 from models.checkpoints import AUDIO, IMAGE, VIDEO, HubCheckpoint
 from models.errors import ModelError
 from worker.batcher import Batcher
@@ -164,11 +164,13 @@ def pick_device(asked: str) -> str:
 
 
 def as_moodreel_error(error: BaseException, what: str) -> MoodreelError:
-    """Any error as one that has a code; what is not known is `internal`."""
-    from db.errors import Internal
+    """Any error as one that has a code and names the file; what is not known is `internal`.
 
+    It comes without its traceback, whose frames would keep sound and pictures alive for as long as the error.
+    """
     if isinstance(error, MoodreelError):
-        return error
+        message = str(error) if what in str(error) else f"{what}: {error}"
+        return type(error)(message, error.hint)
     if isinstance(error, ModelError):
         return WeightsMissing(str(error))
     if isinstance(error, MemoryError):

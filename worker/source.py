@@ -1,11 +1,21 @@
 """Opens what a URI names. The reader gets the open descriptor and never sees the path."""
 
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from db.errors import ChangedWhileReading, EmptyFile, NotReadable, PathMissing
 from db.identity import Source, path_of
+
+
+def latest(source: Source) -> Source:
+    """The source as it is now, since it may have waited long for its turn; as it was if it is out of reach."""
+    path = path_of(source.uri)
+    try:
+        return Source.of(path, path.stat())
+    except OSError:
+        return source
 
 
 @contextmanager
@@ -16,16 +26,18 @@ def opened(source: Source) -> Iterator[int]:
         PathMissing, NotReadable, EmptyFile: it cannot be opened.
         ChangedWhileReading: it is not the version that was found, now or when the reading is over.
     """
-    path = path_of(source.uri)
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        # Without O_NONBLOCK, opening a named pipe would wait for somebody to write to it.
+        descriptor = os.open(path_of(source.uri), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError as error:
-        raise PathMissing(f"{path}: the file is gone") from error
+        raise PathMissing(f"{source.uri}: the file is gone") from error
     except OSError as error:
-        raise NotReadable(f"{path}: {error.strerror}") from error
+        raise NotReadable(f"{source.uri}: {error.strerror}") from error
     try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise NotReadable(f"{source.uri}: not a file, but a folder, pipe or device")
         if source.size_bytes == 0:
-            raise EmptyFile(f"{path}: the file is empty (0 bytes)")
+            raise EmptyFile(f"{source.uri}: the file is empty (0 bytes)")
         _check(source, os.fstat(descriptor))
         yield descriptor
         _check(source, os.fstat(descriptor))
@@ -33,7 +45,6 @@ def opened(source: Source) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _check(source: Source, stat: os.stat_result) -> None:
-    path = path_of(source.uri)
-    if Source.of(path, stat).version != source.version:
-        raise ChangedWhileReading(f"{path}: the file changed while it was being read")
+def _check(source: Source, status: os.stat_result) -> None:
+    if Source.of(path_of(source.uri), status).version != source.version:
+        raise ChangedWhileReading(f"{source.uri}: the file changed while it was being read")

@@ -1,35 +1,20 @@
 """One span: from the reader's events to the rows of its windows. Knows no database."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import count
 from typing import Any
 
 from db.errors import FAILURES, Internal
 from db.identity import Source
 from db.rows import MediaFacts, PlannedSpan, SpanClaim
-from worker.collect import Gap, PictureWindows, SideWindow, SoundWindows, columns
+from worker.collect import NEVER, Gap, PictureWindows, SideWindow, SoundWindows, columns
 from worker.frames import ClipWindows
 from worker.protocol import End, Event, Picture, Probe, ReadRequest, Sound, Unreadable, Voice
 from worker.recipe import Recipe
 from worker.recognizers import Recognizers
 from worker.windows import WindowPlan
 
-
-@dataclass(frozen=True)
-class SpanResult:
-    """What a span has to store.
-
-    Attributes:
-        rows: of its windows, in the order of `db.tables.WINDOW_COLUMNS`.
-        true_end_seconds: where the video ends, if the span reached it.
-        warning: code and sentence, if part of it could not be read.
-    """
-
-    rows: list[tuple[Any, ...]]
-    true_end_seconds: float | None
-    warning: tuple[str, str] | None
+CHECKPOINT_WINDOWS = 120  # that wait to be stored, at most, while both sides advance
 
 
 def facts(probe: Probe, source: Source) -> MediaFacts:
@@ -83,74 +68,101 @@ def read_request(claim: SpanClaim, recipe: Recipe) -> ReadRequest:
     )
 
 
-def annotate_span(events: Iterable[Event], claim: SpanClaim, recipe: Recipe, models: Recognizers) -> SpanResult:
-    """Judge a span's windows as its events arrive.
+class SpanRun:
+    """Judges a span's windows as its events arrive.
 
-    Raises:
-        Internal: the events stop without an `End`.
+    Windows that are settled are handed out every `CHECKPOINT_WINDOWS`, so that memory does not grow with the span.
+
+    Args:
+        claim: the span.
+        recipe: what is computed.
+        models: judge sound and pictures.
+        probe: says which streams there are.
     """
-    sound = SoundWindows(claim.first_window, recipe.plan, recipe.gates, models.submit_audio)
-    pictures = _pictures(claim.first_window, recipe, models)
-    lost: list[Unreadable] = []
-    for event in events:
+
+    def __init__(self, claim: SpanClaim, recipe: Recipe, models: Recognizers, probe: Probe) -> None:
+        self._claim, self._plan, self._first = claim, recipe.plan, claim.first_window
+        start, sampling = (claim.first_window, recipe.plan, recipe.gates), recipe.sampling
+        self._sound = SoundWindows(*start, models.submit_audio, present=probe.has_audio)
+        self._pictures: PictureWindows | ClipWindows
+        if sampling.n_frames is None:
+            self._pictures = PictureWindows(
+                *start, sampling.rate_hz, models.submit_face, models.pool, present=probe.has_video
+            )
+        else:
+            self._pictures = ClipWindows(*start, sampling, models.submit_clip, present=probe.has_video)
+        self._lost: list[Unreadable] = []
+        self._end: End | None = None
+
+    def rows(self, events: Iterable[Event]) -> Iterator[list[tuple[Any, ...]]]:
+        """The span's windows, in runs, in the order of `db.tables.WINDOW_COLUMNS`.
+
+        Raises:
+            Internal: the events stop without an `End`.
+        """
+        for event in events:
+            self._add(event)
+            settled = min(self._sound.settled, self._pictures.settled, self._claim.last_window or NEVER)
+            if NEVER > settled >= self._first + CHECKPOINT_WINDOWS:
+                yield self._rows(self._sound.take(settled), self._pictures.take(settled), None)
+        yield self._rest()
+
+    def _add(self, event: Event) -> None:
         match event:
             case Sound():
-                sound.add_sound(event)
+                self._sound.add_sound(event)
             case Voice():
-                sound.add_voice(event)
+                self._sound.add_voice(event)
             case Picture():
-                pictures.add_picture(event)
+                self._pictures.add_picture(event)
             case Unreadable():
-                lost.append(event)
-                (sound if event.stream == "audio" else pictures).gaps.append(
-                    Gap(event.start_seconds, event.end_seconds)
-                )
+                self._lost.append(event)
+                side = self._sound if event.stream == "audio" else self._pictures
+                side.gaps.append(Gap(event.start_seconds, event.end_seconds))
             case End():
-                return _close(event, claim, recipe, sound, pictures, lost)
-    raise Internal("the reader stopped without saying where the span ends")
+                self._end = event
 
-
-def _pictures(first_window: int, recipe: Recipe, models: Recognizers) -> PictureWindows | ClipWindows:
-    plan, gates, sampling = recipe.plan, recipe.gates, recipe.sampling
-    if sampling.n_frames is None:
-        return PictureWindows(first_window, plan, gates, sampling.rate_hz, models.submit_face, models.pool)
-    return ClipWindows(first_window, plan, gates, sampling, models.submit_clip)
-
-
-def _close(
-    end: End,
-    claim: SpanClaim,
-    recipe: Recipe,
-    sound: SoundWindows,
-    pictures: PictureWindows | ClipWindows,
-    lost: list[Unreadable],
-) -> SpanResult:
-    duration = end.duration_seconds
-    if claim.last_window is not None:
-        # A span in the middle stores all its windows. What an early end of the file leaves of them is unreadable,
-        # unless no later span finds anything either: then `finish` drops them.
-        last, clip = claim.last_window, None
-        if duration is not None:
-            for side in (sound, pictures):
+    def _rest(self) -> list[tuple[Any, ...]]:
+        if self._end is None:
+            raise Internal("the reader stopped without saying where the span ends")
+        duration = self._end.duration_seconds
+        last, clip = self._claim.last_window, None
+        if last is None:
+            clip = duration or 0.0
+            last = max(self._first, self._plan.count(clip))
+        elif duration is not None:
+            # A span in the middle stores all its windows. What an early end of the file leaves of them is unreadable,
+            # unless no later span finds anything either: then `finish` drops them.
+            for side in (self._sound, self._pictures):
                 side.gaps.append(Gap(duration, float("inf")))
-    else:
-        duration = duration or 0.0
-        last, clip = max(claim.first_window, recipe.plan.count(duration)), duration
-    rows = _rows(claim.first_window, recipe.plan, clip, sound.close(last, clip), pictures.close(last, clip))
-    return SpanResult(list(rows), duration, _warning(end, lost))
+        return self._rows(self._sound.close(last, clip), self._pictures.close(last, clip), clip)
 
+    def _rows(
+        self, voices: list[SideWindow], faces: list[SideWindow], clip_seconds: float | None
+    ) -> list[tuple[Any, ...]]:
+        first, self._first = self._first, self._first + len(voices)
+        return [
+            (
+                *(index, window.start_seconds, window.end_seconds, voice.state, face.state),
+                *(voice.share, face.share, face.count),
+                *columns(voice.row),
+                *columns(face.row),
+            )
+            for index, (voice, face) in enumerate(zip(voices, faces, strict=True), first)
+            for window in (self._plan.window(index, clip_seconds),)
+        ]
 
-def _rows(
-    first_window: int, plan: WindowPlan, clip_seconds: float | None, voices: list[SideWindow], faces: list[SideWindow]
-) -> Iterator[tuple[Any, ...]]:
-    for index, voice, face in zip(count(first_window), voices, faces, strict=False):
-        window = plan.window(index, clip_seconds)
-        yield (
-            *(index, window.start_seconds, window.end_seconds, voice.state, face.state),
-            *(voice.share, face.share, face.count),
-            *columns(voice.row),
-            *columns(face.row),
-        )
+    @property
+    def true_end_seconds(self) -> float | None:
+        """Where the video ends, if the span reached its end."""
+        if self._end is None or self._claim.last_window is not None:
+            return self._end.duration_seconds if self._end else None
+        return self._end.duration_seconds or 0.0
+
+    @property
+    def warning(self) -> tuple[str, str] | None:
+        """Code and sentence, if part of the span could not be read."""
+        return _warning(self._end, self._lost) if self._end else None
 
 
 def _warning(end: End, lost: list[Unreadable]) -> tuple[str, str] | None:

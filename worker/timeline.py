@@ -34,8 +34,8 @@ class Smoothing:
     switch_cost: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.switch_cost >= 0:
-            raise ValueError(f"switch_cost must be at least 0, got {self.switch_cost!r}")
+        if not 0 <= self.switch_cost < math.inf:
+            raise ValueError(f"switch_cost must be at least 0 and finite, got {self.switch_cost!r}")
 
 
 @dataclass(frozen=True)
@@ -75,18 +75,19 @@ def cells(fused: AnyRows, edges: Rows, plan: WindowPlan) -> Rows:
         (n_cells, 8) float64, NaN where no window that covers the cell has an emotion, and in the columns of labels
         that no model knows.
     """
-    n_cells = len(edges) - 1
-    total, weight = np.zeros((n_cells, fused.shape[1])), np.zeros((n_cells, fused.shape[1]))
-    window = np.arange(len(fused))
+    window, cell = np.arange(len(fused)), np.arange(len(edges) - 1)
     ends = np.minimum((window * plan.hop_ms + plan.window_ms) / 1000, edges[-1])
-    for offset in range(-(-plan.window_ms // plan.hop_ms)):
-        inside = window[window + offset < n_cells]
-        inside = inside[ends[inside] >= edges[inside + offset + 1] - 1e-6]
-        total[inside + offset] += np.nan_to_num(fused[inside], nan=0.0)
-        weight[inside + offset] += ~np.isnan(fused[inside])
+    first = np.searchsorted(ends, edges[1:] - 1e-6)  # the first window that reaches the cell's end
+    last = np.minimum(cell, len(fused) - 1) + 1  # after the last one that has begun
+    total, count = (_running(rows)[last] - _running(rows)[first] for rows in (np.nan_to_num(fused), ~np.isnan(fused)))
     with np.errstate(invalid="ignore"):
-        mean: Rows = total / weight
+        mean: Rows = np.where(count > 0, np.maximum(total, 0.0) / count, np.nan)
     return np.asarray(mean / np.nansum(mean, axis=1, keepdims=True).clip(1e-12))
+
+
+def _running(rows: npt.NDArray[np.generic]) -> Rows:
+    """Sums of the first 0, 1, ... n rows: (n + 1, 8)."""
+    return np.vstack([np.zeros(rows.shape[1]), np.cumsum(rows, axis=0, dtype=np.float64)])
 
 
 def smooth(rows: Rows, lengths_seconds: Rows, smoothing: Smoothing) -> npt.NDArray[np.int64]:

@@ -11,8 +11,9 @@ from models.checkpoints import HubCheckpoint
 from models.presets import COMPACT, Preset
 from tests.checkpoints import RAVDESS, save
 from tests.clips import Pictures, board_reader, number_on, read, steady, write
+from worker.protocol import Probe
 from worker.recipe import Gates, Recipe
-from worker.span import annotate_span, read_request
+from worker.span import SpanRun, read_request
 from worker.windows import WindowPlan
 
 UNEVEN = [Fraction(n, 25) for n in range(0, 175) if n % 7 not in (2, 3, 5)]
@@ -69,11 +70,12 @@ def test_every_clip_holds_the_pictures_of_its_moments(reader, tmp_path, video, p
     )  # fmt: skip
     with path.open("rb") as file:
         events = reader.read(file.fileno(), path.name, read_request(claim, recipe))
-        result = annotate_span(events, claim, recipe, model)
-    assert [row[4] for row in result.rows] == ["ok"] * plan.count(result.true_end_seconds)
+        run = SpanRun(claim, recipe, model, Probe(container="", has_video=True))
+        found = [row for rows in run.rows(events) for row in rows]
+    assert [row[4] for row in found] == ["ok"] * plan.count(run.true_end_seconds)
     starts = [float(t) for t in pictures.times]
-    ends = [*starts[1:], result.true_end_seconds]
-    for row, numbers in zip(result.rows, model.clips, strict=True):
+    ends = [*starts[1:], run.true_end_seconds]
+    for row, numbers in zip(found, model.clips, strict=True):
         first, last = row[1:3]
         step = 1 / recipe.sampling.rate_hz
         exact = plan.window_ms == 2000 and last - first == 2.0  # every moment is a point of the grid

@@ -12,9 +12,9 @@ import pytest
 
 from db.rows import SpanClaim
 from tests.clips import Pictures, Track, board_reader, lag_seconds, number_on, steady, write
-from worker.protocol import ReadRequest
+from worker.protocol import Probe, ReadRequest
 from worker.recipe import Gates, Recipe
-from worker.span import annotate_span
+from worker.span import SpanRun
 from worker.windows import WindowPlan
 
 UNEVEN = [Fraction(n, 25) for n in range(0, 175) if n % 7 not in (2, 3, 5)]
@@ -77,12 +77,13 @@ def test_every_window_holds_its_own_frames_and_sound(reader, tmp_path, clip, pla
     with path.open("rb") as file:
         rate = recipe.preset.picture_rate_hz
         events = reader.read(file.fileno(), name, ReadRequest(frame_rate_hz=rate))
-        result = annotate_span(events, claim, recipe, models)
-    assert result.true_end_seconds == pytest.approx(seconds, abs=0.06)
-    assert len(result.rows) == plan.count(result.true_end_seconds)
+        run = SpanRun(claim, recipe, models, Probe(container="", has_audio=True, has_video=True))
+        found = [row for rows in run.rows(events) for row in rows]
+    assert run.true_end_seconds == pytest.approx(seconds, abs=0.06)
+    assert len(found) == plan.count(run.true_end_seconds)
     shift = _shift(path, offset)
     starts = [float(t) + shift for t in pictures.times]
-    for row, (wave, length) in zip(result.rows, models.waves, strict=True):
+    for row, (wave, length) in zip(found, models.waves, strict=True):
         index, start, end, audio_state, video_state = row[:5]
         assert (start, audio_state, video_state) == (pytest.approx(index * plan.hop_ms / 1000), "ok", "ok")
         for at in (0.1, (end - start) / 2, end - start - 0.35):  # the sound, at three places

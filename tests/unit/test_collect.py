@@ -64,6 +64,19 @@ def test_memory_is_that_of_a_window_not_of_the_span():
     hear(side, np.zeros(RATE * 300, np.float32), np.zeros(300 * 32))
     assert len(side._samples) <= 3 * RATE
     assert len(side._speech) <= 3 * 32
+    assert side.settled == 299
+    assert [w.state for w in side.take(290)] == ["no_speech"] * 290
+    assert len(side._windows) == 9
+    assert len(side.close(300, 300.0)) == 10
+
+
+def test_pictures_are_let_go_of_with_their_windows():
+    side = PictureWindows(0, PLAN, GATES, 5.0, Model(), pool)
+    see(side, "1" * 1000)
+    assert side.settled == 199
+    assert [w.state for w in side.take(190)] == ["ok"] * 190
+    assert len(side._faces) == 50
+    assert [w.state for w in side.close(199, 200.0)] == ["ok"] * 9
 
 
 @pytest.mark.parametrize(("share", "state"), [(0.0, "no_speech"), (0.2, "no_speech"), (0.3, "ok"), (1.0, "ok")])
@@ -78,8 +91,10 @@ def test_speech_decides_between_ok_and_no_speech(share, state):
 
 
 def test_a_stream_that_is_not_there_is_absent_and_one_that_is_lost_is_unreadable():
-    assert SoundWindows(0, PLAN, GATES, Model()).close(2, 2.0)[0].state == "absent"
-    assert PictureWindows(0, PLAN, GATES, 5.0, Model(), np.mean).close(2, 2.0)[0].state == "absent"
+    assert SoundWindows(0, PLAN, GATES, Model(), present=False).close(2, 2.0)[0].state == "absent"
+    assert PictureWindows(0, PLAN, GATES, 5.0, Model(), np.mean, present=False).close(2, 2.0)[0].state == "absent"
+    assert SoundWindows(0, PLAN, GATES, Model()).close(2, 2.0)[0].state == "no_speech"
+    assert PictureWindows(0, PLAN, GATES, 5.0, Model(), np.mean).close(2, 2.0)[0].state == "no_face"
     sound = SoundWindows(0, PLAN, GATES, Model())
     sound.gaps.append(Gap(1.2, 4.0))
     hear(sound, np.zeros(RATE * 5, np.float32), np.zeros(200))
@@ -92,7 +107,7 @@ def see(side: PictureWindows, faces: str, held: bool = False) -> None:
         if letter == " ":
             continue
         n = 0 if letter == "-" else int(letter)
-        crop = np.full((48, 48), g, np.uint8) if n else None
+        crop = np.full((48, 48), g % 251, np.uint8) if n else None
         side.add_picture(Picture(g, g / 5, 0.0 if held else g / 5, "face" if n else "no_face", n, crop))
 
 

@@ -413,7 +413,6 @@ def test_an_error_while_finishing_leaves_all_as_it_was(store):
             duration_seconds=9.0,
             provenance={},
             keep_windows=1,
-            warning=("corrupt_stretch", "A hole."),
         )
     assert (store.timeline("a.mp4"), store.windows(annotation_id), store.annotation(annotation_id)) == before
 
@@ -523,13 +522,41 @@ def test_a_failure_is_history_once_a_later_annotation_is_done(store):
     assert query(store, "SELECT code FROM failures") == [("internal",)]
 
 
-def test_a_warning_given_on_the_way_is_kept(store):
+def test_what_spans_could_not_read_is_kept_through_a_failure(store):
     annotation_id = requested(store)
-    store.warn(annotation_id, "corrupt_stretch", "A hole.")
-    assert annotated(store) == annotation_id
-    assert store.annotation(annotation_id).warning_message == "A hole."
-    with pytest.raises(Internal):
-        store.warn(99, "corrupt_stretch", "A hole.")
+    store.plan(annotation_id, planned(0, 2))
+    first = store.claim(annotation_id, "worker", 60.0)
+    store.checkpoint(first, [window_row(0), window_row(1)])
+    store.complete_span(first, None, ("corrupt_stretch", "A hole."))
+    store.fail(annotation_id, "decoder_crashed", "Bang.")
+    assert requested(store) == annotation_id
+    second = store.claim(annotation_id, "worker", 60.0)
+    store.checkpoint(second, [window_row(2)])
+    store.complete_span(second, 4.0, ("truncated", "It ends early."))
+    store.finish(
+        annotation_id, [fused_row(k) for k in range(3)], [segment(0.0, 4.0)], duration_seconds=4.0, provenance={}
+    )
+    done = store.annotation(annotation_id)
+    assert (done.warning_code, done.warning_message) == ("truncated", "A hole. It ends early.")
+
+
+def test_a_failure_can_discard_what_was_stored(store):
+    annotation_id = requested(store)
+    store.plan(annotation_id, planned(0))
+    claim = store.claim(annotation_id, "worker", 60.0)
+    store.checkpoint(claim, [window_row(0)])
+    store.complete_span(claim, 2.0)
+    store.fail(annotation_id, "undecodable", "Nothing.", discard=True)
+    requested(store)
+    assert (store.spans(annotation_id), store.windows(annotation_id)) == ([], [])
+
+
+def test_windows_under_way_are_not_taken_over_by_fusing_anew(store):
+    first = annotated(store)
+    other = requested(store, digest="d2")
+    store.plan(other, planned(0))
+    pipeline_id = store.register_pipeline("d2", "windows", "compact", {})
+    assert store.request(store.video("a.mp4").id, "1", pipeline_id, first).source_annotation_id is None
 
 
 def test_status_counts(store):
