@@ -84,6 +84,9 @@ class HubAudioModel(HubModel):
 
         Returns:
             (n, 8) float32 in the order of `EMOTIONS`; rows sum to 1 over the model's labels, the others are NaN.
+
+        Raises:
+            ModelError: the windows are longer than the model can hear at once.
         """
         rows = np.empty((len(waveforms), N_EMOTIONS), np.float32)
         for length in np.unique(lengths_samples):
@@ -92,6 +95,9 @@ class HubAudioModel(HubModel):
         return rows
 
     def _features(self, waveforms: FloatArray) -> Tensor:
+        limit: int = self._options.get("max_length") or waveforms.shape[1]
+        if waveforms.shape[1] > limit:
+            raise ModelError(f"the audio model hears {limit / SAMPLE_RATE_HZ:g} s at once: choose a shorter --window")
         padded = np.pad(waveforms, ((0, 0), (0, max(0, MIN_SAMPLES - waveforms.shape[1]))))
         features = self._extractor(list(padded), sampling_rate=SAMPLE_RATE_HZ, return_tensors="pt", **self._options)
         tensor: Tensor = features[self._classifier.main_input_name]

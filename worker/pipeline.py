@@ -79,7 +79,7 @@ class Pipeline:
         self._store, self._recipe = store, recipe
         self._children = children or min(MAX_CHILDREN, os.cpu_count() or 1)
         self._models = Recognizers(recipe, device)
-        self._models.device  # noqa: B018 - a device that is not there shows itself here, before any file is opened
+        self._models.prepare()
         self._pipeline_id = register(store, recipe.identity)
         self._owner = new_owner()
         self._stop = threading.Event()

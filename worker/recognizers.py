@@ -67,28 +67,48 @@ class Recognizers:
                 self._device = pick_device(self._asked)
             return self._device
 
+    def prepare(self) -> None:
+        """Find the device, and load models that the user named: what is not there should not fail video by video.
+
+        Raises:
+            WeightsMissing: one of them cannot be loaded.
+            DeviceUnavailable: the device is not there.
+        """
+        _ = self.device
+        if isinstance(self._recipe.preset.audio, HubCheckpoint):
+            self._audio_batcher()
+        if isinstance(self._recipe.preset.face, HubCheckpoint):
+            self._face_batcher()
+
     def submit_audio(self, *row: npt.NDArray[np.generic]) -> "Future[Rows]":
         """Queue a window's sound: (window_samples,) float32 and its real length, () int64."""
+        return self._audio_batcher().submit(*row)
+
+    def submit_face(self, *row: npt.NDArray[np.generic]) -> "Future[Rows]":
+        """Queue a face crop, uint8 as the recipe's sampling says."""
+        return self._face_batcher().submit(*row)
+
+    def submit_clip(self, *row: npt.NDArray[np.generic]) -> "Future[Rows]":
+        """Queue a window's clip: (n_frames, pixels, pixels, 3) uint8."""
+        return self._face_batcher().submit(*row)
+
+    def _audio_batcher(self) -> Batcher:
         device = self.device
         with self._lock:
             if self._audio is None:
                 self._audio = self._serve(self._load_audio(device), AUDIO_BATCH)
-        return self._audio.submit(*row)
+            return self._audio
 
-    def submit_face(self, *row: npt.NDArray[np.generic]) -> "Future[Rows]":
-        """Queue a face crop, uint8 as the recipe's sampling says."""
-        return self._submit_picture(FACE_BATCH, row)
-
-    def submit_clip(self, *row: npt.NDArray[np.generic]) -> "Future[Rows]":
-        """Queue a window's clip: (n_frames, pixels, pixels, 3) uint8."""
-        return self._submit_picture(CLIP_BATCH, row)
-
-    def _submit_picture(self, batch_size: int, row: tuple[npt.NDArray[np.generic], ...]) -> "Future[Rows]":
+    def _face_batcher(self) -> Batcher:
         device = self.device
         with self._lock:
             if self._face is None:
-                self._face = self._serve(self._load_face(device), batch_size)
-        return self._face.submit(*row)
+                self._face = self._serve(self._load_face(device), self._picture_batch)
+            return self._face
+
+    @property
+    def _picture_batch(self) -> int:
+        return FACE_BATCH if self._recipe.sampling.n_frames is None else CLIP_BATCH
 
     def pool(self, rows: Rows) -> Rows:
         """One window's row from its faces' rows: (m, 8) to (8,)."""
@@ -98,8 +118,8 @@ class Recognizers:
 
     def provenance(self) -> dict[str, Any]:
         """What may differ between equal results."""
-        batch = FACE_BATCH if self._recipe.sampling.n_frames is None else CLIP_BATCH
-        return {"device": self.device, "dtype": "float32", "audio_batch": AUDIO_BATCH, "face_batch": batch}
+        batches = {"audio_batch": AUDIO_BATCH, "face_batch": self._picture_batch}
+        return {"device": self.device, "dtype": "float32", **batches}
 
     def _serve(self, predict: Callable[..., Rows], batch_size: int) -> Batcher:
         return self._stack.enter_context(Batcher(predict, batch_size))

@@ -119,5 +119,6 @@ def test_weights_that_are_no_tensors_are_refused(talk, models, tmp_path):
     ran = moodreel("annotate", "--audio-model", folder, talk, cwd=tmp_path)
     assert ran.returncode == 1
     assert "weights_missing" in ran.stderr
+    assert rows(tmp_path / "moodreel.db", "SELECT * FROM failures") == [], "said once, not of every video"
     assert "cannot be loaded" in ran.stderr
     assert not (tmp_path / "poisoned").exists()

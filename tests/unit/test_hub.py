@@ -52,6 +52,14 @@ def test_sound_is_judged_as_the_checkpoint_judges_it_alone(tmp_path, name):
         np.testing.assert_allclose(row[[EMOTIONS.index(label) for label in CREMA_D]], alone, atol=1e-5)
 
 
+def test_a_window_longer_than_whisper_hears_is_not_cut_in_silence(tmp_path):
+    folder = save(tmp_path / "a", "whisper", CREMA_D, max_source_positions=50)
+    model = HubAudioModel.load(HubCheckpoint(str(folder), "audio"))
+    assert_rows(model.predict(WAVES[:1, :16_000], LENGTHS[:1] // 2), CREMA_D, 1)
+    with pytest.raises(ModelError, match="hears 1 s at once"):
+        model.predict(WAVES[:1], LENGTHS[:1])
+
+
 @pytest.mark.parametrize("name", [*VIDEO, *IMAGE])
 def test_pictures_are_judged_as_the_checkpoint_judges_them(tmp_path, name):
     folder = save(tmp_path / name, name, RAVDESS)

@@ -530,6 +530,7 @@ def test_what_spans_could_not_read_is_kept_through_a_failure(store):
     store.complete_span(first, None, ("corrupt_stretch", "A hole."))
     store.fail(annotation_id, "decoder_crashed", "Bang.")
     assert requested(store) == annotation_id
+    store.plan(annotation_id, planned(0, 2))
     second = store.claim(annotation_id, "worker", 60.0)
     store.checkpoint(second, [window_row(2)])
     store.complete_span(second, 4.0, ("truncated", "It ends early."))
