@@ -156,8 +156,7 @@ class Pipeline:
                     request = read_request(claim, self._recipe)
                     run = SpanRun(claim, self._recipe, self._models, probe)
                     with closing(reader.read(descriptor, source.uri, request)) as events:
-                        shown = self._reported(events, source, probe.duration_seconds, report)
-                        for rows in run.rows(self._watched(shown, claim)):
+                        for rows in run.rows(self._watched(events, source, probe.duration_seconds, report)):
                             self._store.checkpoint(claim, rows)
                     self._store.complete_span(claim, run.true_end_seconds, run.warning)
 
@@ -167,13 +166,29 @@ class Pipeline:
 
     @contextmanager
     def _holding(self, claim: SpanClaim) -> Iterator[None]:
-        """Give the span back if it is not done in the end."""
+        """Keep the lease meanwhile, and give the span back if it is not done in the end."""
+        over = threading.Event()
+        heartbeat = threading.Thread(target=self._renew, args=(claim, over), name="heartbeat", daemon=True)
+        heartbeat.start()
         try:
             yield
         except BaseException:
             with suppress(DatabaseError):  # it would hide what went wrong; the lease runs out by itself
                 self._store.release(claim)
             raise
+        finally:
+            over.set()
+            heartbeat.join()
+
+    def _renew(self, claim: SpanClaim, over: threading.Event) -> None:
+        """Renew a lease until the work is over; one that is lost shows itself at the next write."""
+        while not over.wait(RENEW_SECONDS):
+            try:
+                self._store.renew(claim, LEASE_SECONDS)
+            except LeaseLost:
+                return
+            except DatabaseError:
+                continue  # there is time for more than one try before the lease runs out
 
     @contextmanager
     def _reader(self) -> Iterator[Reader]:
@@ -187,21 +202,13 @@ class Pipeline:
         finally:
             self._readers.put(reader)
 
-    def _watched(self, events: Iterator[Event], claim: SpanClaim) -> Iterator[Event]:
-        """Pass events on; keep the lease, and stop where a stop was asked for."""
-        renewed = time.monotonic()
+    def _watched(
+        self, events: Iterator[Event], source: Source, duration_seconds: float | None, report: Report
+    ) -> Iterator[Event]:
+        """Pass events on, tell how far they have come, and stop where a stop was asked for."""
         for event in events:
             if self._stop.is_set():
                 raise Interrupted("stopped on request")
-            if time.monotonic() - renewed > RENEW_SECONDS:
-                self._store.renew(claim, LEASE_SECONDS)
-                renewed = time.monotonic()
-            yield event
-
-    def _reported(
-        self, events: Iterator[Event], source: Source, duration_seconds: float | None, report: Report
-    ) -> Iterator[Event]:
-        for event in events:
             if isinstance(event, Progress):
                 report(source, event.t_seconds, duration_seconds)
             yield event

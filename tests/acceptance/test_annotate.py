@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import re
 import shutil
 import signal
 import sqlite3
@@ -488,3 +489,105 @@ def test_fusing_anew_needs_no_media(talk, media, annotated, tmp_path):
     wrong = moodreel("fuse", talk, "--audio-weight", "7", cwd=tmp_path)
     assert wrong.returncode == 2
     assert "audio_weight" in wrong.stderr
+
+
+def test_no_password_is_printed(talk, postgresql_url, tmp_path):
+    import sqlalchemy as sa
+
+    url = sa.make_url(postgresql_url).set(password="S3CRET")
+    for secret in (url, url.set(password=None).update_query_dict({"password": "S3CRET"})):
+        text = secret.render_as_string(hide_password=False)
+        assert "S3CRET" in text
+        for arguments in (["annotate", talk], ["status"], ["timeline", talk], ["doctor"], ["doctor", "--json"]):
+            ran = moodreel(*arguments, "--db", text, cwd=tmp_path)
+            assert ran.returncode == 0, ran.stderr
+            assert "S3CRET" not in ran.stdout + ran.stderr
+        gone = moodreel("status", "--db", text.replace("test_", "none_"), cwd=tmp_path)
+        assert gone.returncode == 1
+        assert "S3CRET" not in gone.stdout + gone.stderr
+
+
+def test_pipes_long_names_and_closed_folders_are_said_and_the_rest_goes_on(talk, tmp_path):
+    folder = tmp_path / "archive"
+    (folder / "closed").mkdir(parents=True)
+    shutil.copy(talk, folder / "good.mp4")
+    shutil.copy(talk, folder / "closed" / "unseen.mp4")
+    os.mkfifo(folder / "pipe.mp4")
+    (folder / os.fsdecode(b"\xff.mp4")).touch()
+    (folder / "closed").chmod(0)
+    command = [str(MOODREEL), "annotate", "archive", "a" * 300, "archive/closed/unseen.mp4", "--db", "a[b].db"]
+    if os.geteuid() == 0:
+        command = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search", *command]
+    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    (folder / "closed").chmod(0o700)
+    assert ran.returncode == 1
+    assert "Traceback" not in ran.stderr
+    codes = sorted(line.partition(":")[0] for line in ran.stderr.splitlines())
+    assert codes == ["empty_file", *["not_readable"] * 4]
+    assert "1 done, 5 failed in a[b].db" in ran.stdout
+    assert rows(tmp_path / "a[b].db", "SELECT code FROM failures") == [("empty_file",)]
+    stray = moodreel("timeline", os.fsdecode(b"\xff.mp4"), "--db", "a[b].db", cwd=tmp_path)
+    assert stray.returncode == 1
+    assert "Traceback" not in stray.stderr
+
+
+def test_a_terminal_keeps_complaints_apart_from_the_bars(talk, tmp_path):
+    for k in range(3):
+        (tmp_path / f"text{k}.mp4").write_text("no media" * 99)
+    seen = on_a_terminal("annotate", "text0.mp4", talk, "text1.mp4", "text2.mp4", cwd=tmp_path)
+    for k in range(3):
+        (line,) = [line for line in seen.splitlines() if f"text{k}.mp4 cannot" in line]
+        assert line.startswith("not_media: ")
+
+
+def on_a_terminal(*arguments: object, cwd: Path) -> str:
+    """What a terminal is told to show, a line for each time that it begins or clears one, other sequences left out."""
+    leader, follower = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "300"}
+    command = [str(MOODREEL), *map(str, arguments)]
+    running = subprocess.Popen(command, cwd=cwd, stdout=follower, stderr=follower, env=environment)
+    os.close(follower)
+    seen = b""
+    while True:
+        try:
+            part = os.read(leader, 65_536)
+        except OSError:
+            break
+        seen += part
+    running.wait(timeout=60)
+    os.close(leader)
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", re.sub(r"\x1b\[2K|\r", "\n", seen.decode()))
+
+
+def test_two_runs_at_once_share_the_work_and_double_nothing(talk, media, tmp_path):
+    names = ("obama_speech.mp4", "face_noface.mov", "WolfgangLanger_Pexels.mp4", "single_face.mp4", "park.mp4")
+    command = [str(MOODREEL), "annotate", *(str(media / name) for name in names)]
+    running = [subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) for _ in "ab"]
+    for process in running:
+        _, stderr = process.communicate(timeout=120)
+        assert b"Traceback" not in stderr
+        assert process.returncode in (0, 1)  # 1: the other one was still at it
+    assert moodreel(*command[1:], cwd=tmp_path).returncode == 0
+    db = tmp_path / "moodreel.db"
+    assert rows(db, "SELECT COUNT(*) FROM annotations WHERE status = 'done'") == [(len(names),)]
+    assert rows(db, "SELECT SUM(epoch), COUNT(*) FROM spans") == [(len(names), len(names))]
+
+
+def test_a_second_ctrl_c_exits_at_once_and_the_next_run_carries_on(talk, tmp_path):
+    long_clip(talk, tmp_path / "long.mp4", 20)
+    running = subprocess.Popen([MOODREEL, "annotate", "long.mp4"], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    db, deadline = tmp_path / "moodreel.db", time.monotonic() + 60
+    while not (db.exists() and rows(db, "SELECT 1 FROM sqlite_master WHERE name = 'timeline'")) or not rows(
+        db, "SELECT 1 FROM spans WHERE status = 'running'"
+    ):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    time.sleep(0.5)
+    running.send_signal(signal.SIGINT)
+    time.sleep(0.02)
+    running.send_signal(signal.SIGINT)
+    _, stderr = running.communicate(timeout=20)
+    assert running.returncode == 130
+    assert "Traceback" not in stderr
+    assert "terminate" not in stderr
+    assert moodreel("annotate", "long.mp4", cwd=tmp_path).returncode == 0

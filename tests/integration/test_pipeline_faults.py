@@ -3,6 +3,7 @@
 import shutil
 import sqlite3
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -50,8 +51,8 @@ def store(tmp_path):
 
 def test_a_fault_in_the_middle_of_a_reading_costs_only_its_video(store, media, monkeypatch, tmp_path):
     """The child still has the first video's answers to give when the second one is asked for."""
-    monkeypatch.setattr(worker.pipeline, "RENEW_SECONDS", 0)
-    fail_once(monkeypatch, store, "renew", DatabaseLocked("planted"), at=3)
+    monkeypatch.setattr("worker.span.CHECKPOINT_WINDOWS", 2)
+    fail_once(monkeypatch, store, "checkpoint", DatabaseLocked("planted"))
     with Pipeline(store, Recipe(), "cpu", children=1) as pipeline:
         outcomes = list(pipeline.annotate(sources(media / "obama_speech.mp4", *(media / name for name in CLIPS))))
     assert [outcome.status for outcome in outcomes] == [FAILED, DONE, DONE, DONE]
@@ -69,6 +70,31 @@ def test_a_lock_while_a_video_is_entered_costs_only_that_video(store, media, mon
     with Pipeline(store, Recipe(), "cpu", children=1) as pipeline:
         outcomes = list(pipeline.annotate(sources(*(media / name for name in CLIPS))))
     assert [outcome.status for outcome in outcomes] == [FAILED, DONE, DONE]
+
+
+def test_a_lease_is_kept_while_a_model_takes_its_time(store, media, monkeypatch):
+    """No event comes and nothing is written for five leases."""
+    from models.audio import AudioEmotionModel
+
+    real = AudioEmotionModel.predict
+    monkeypatch.setattr(worker.pipeline, "LEASE_SECONDS", 0.5)
+    monkeypatch.setattr(worker.pipeline, "RENEW_SECONDS", 0.1)
+    monkeypatch.setattr(AudioEmotionModel, "predict", lambda *rows: (time.sleep(2.5), real(*rows))[1])
+    stolen = []
+
+    def thief() -> None:
+        while not over.wait(0.2):
+            stolen.append(store.claim(1, "thief", 60.0))
+
+    over, thread = threading.Event(), threading.Thread(target=thief)
+    thread.start()
+    with Pipeline(store, Recipe(), "cpu", children=1) as pipeline:
+        (outcome,) = pipeline.annotate(sources(media / "obama_speech.mp4"))
+    over.set()
+    thread.join()
+    assert outcome.status == DONE
+    assert len(stolen) > 5
+    assert set(stolen) == {None}
 
 
 def test_a_database_that_is_gone_ends_the_batch(store, media, monkeypatch):
