@@ -173,6 +173,19 @@ def status(db_url: str, as_json: bool) -> None:
     show_status(db_url, as_json)
 
 
+@cli.command(short_help="Bring a database's schema up to date.")
+@db_option
+def migrate(db_url: str) -> None:
+    """Make the tables, or bring them up to date; running it again changes nothing.
+
+    Every command does this by itself. Run it on its own before many workers start, or with a role that may change
+    tables where the workers' role may not.
+    """
+    from scheduler.show import show_migration
+
+    show_migration(db_url)
+
+
 @cli.command(short_help="Check this machine.")
 @db_option
 @json_option

@@ -89,3 +89,11 @@ def _counts(title: str, counts: dict[str, int], advice: dict[str, str] | None = 
     for name, count in counts.items():
         table.add_row(printable(name), str(count), (advice or {}).get(name, ""))
     return table
+
+
+def show_migration(db_url: str) -> None:
+    """Migrate, and say to which schema."""
+    from db.session import REVISIONS
+
+    with Store(db_url) as store:
+        Console().print(Text(f"{store.name} has schema {REVISIONS[-1]}"), soft_wrap=True)

@@ -12,7 +12,6 @@ import numpy.typing as npt
 import db.rows
 from db.errors import LeaseLost
 from db.store import Store
-from db.tables import SCORES, WINDOW_COLUMNS
 from models.fusion import Fusion, confidence, fuse
 from models.taxonomy import AROUSAL_ROW, EMOTIONS, VALENCE_ROW
 from worker.recipe import Identity
@@ -20,10 +19,6 @@ from worker.timeline import Segment, Smoothing, segments
 from worker.windows import WindowPlan
 
 Rows = npt.NDArray[np.float32]
-
-_AUDIO, _VIDEO = (
-    slice(first := WINDOW_COLUMNS.index(SCORES[side][0]), first + len(EMOTIONS)) for side in ("audio", "video")
-)
 
 
 @dataclass(frozen=True)
@@ -55,8 +50,8 @@ def finish(
         provenance: device, dtype, versions: what may differ between equal results.
     """
     n_windows = finishing.plan.count(duration_seconds)
-    stored = store.windows(annotation_id)[:n_windows]
-    fused = fuse(_side(stored, _AUDIO), _side(stored, _VIDEO), finishing.fusion)
+    audio, video = _sides(store.scores(annotation_id)[:n_windows])
+    fused = fuse(audio, video, finishing.fusion)
     store.finish(
         annotation_id,
         fused_rows(fused),
@@ -90,11 +85,10 @@ def fuse_anew(store: Store, source_annotation_id: int, identity: Identity, *, pr
     return asked.id
 
 
-def _side(stored: list[tuple[Any, ...]], part: slice) -> Rows:
-    """One modality's probabilities of all windows: (n, 8) float32, NaN for NULL."""
-    if not stored:
-        return np.empty((0, len(EMOTIONS)), np.float32)
-    return np.array([row[part] for row in stored], dtype=np.float32)
+def _sides(stored: list[tuple[float | None, ...]]) -> tuple[Rows, Rows]:
+    """Voice's and face's probabilities of all windows, (n, 8) float32 each, NaN for NULL."""
+    both = np.array(stored, dtype=np.float32).reshape(len(stored), 2 * len(EMOTIONS))
+    return both[:, : len(EMOTIONS)], both[:, len(EMOTIONS) :]
 
 
 def fused_rows(fused: Rows) -> list[tuple[Any, ...]]:

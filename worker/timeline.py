@@ -112,19 +112,19 @@ def smooth(rows: Rows, lengths_seconds: Rows, smoothing: Smoothing) -> npt.NDArr
 def _viterbi(scores: Rows, switch_cost: float) -> npt.NDArray[np.int64]:
     """Best path through (n, labels) scores when any change costs the same: O(n * labels)."""
     n, width = scores.shape
-    came_from = np.empty((n, width), dtype=np.int64)
+    switched = np.empty((n, width), dtype=np.bool_)  # whether the best path to a label comes from another one
+    tops = np.empty(n, dtype=np.int64)  # which one that is: whichever was best before
     best = scores[0].astype(np.float64)
-    stay = np.arange(width)
     for i in range(1, n):
-        top = int(best.argmax())
-        switch = best[top] - switch_cost > best
-        came_from[i] = np.where(switch, top, stay)
-        best = np.where(switch, best[top] - switch_cost, best) + scores[i]
-    path = np.empty(n, dtype=np.int64)
-    path[-1] = best.argmax()
-    for i in range(n - 1, 0, -1):
-        path[i - 1] = came_from[i, path[i]]
-    return path
+        tops[i] = top = best.argmax()
+        floor = best[top] - switch_cost
+        np.less(best, floor, out=switched[i])
+        np.maximum(best, floor, out=best)
+        best += scores[i]
+    path = [int(best.argmax())]
+    for top, row in zip(tops[:0:-1].tolist(), switched[:0:-1].tolist(), strict=True):
+        path.append(top if row[path[-1]] else path[-1])
+    return np.array(path[::-1], dtype=np.int64)
 
 
 def segments(fused: AnyRows, plan: WindowPlan, duration_seconds: float, smoothing: Smoothing) -> list[Segment]:

@@ -1,7 +1,6 @@
 """What goes wrong in the middle of a video stays with that video: the pipeline with real clips and planted faults."""
 
 import shutil
-import sqlite3
 import threading
 import time
 from pathlib import Path
@@ -25,9 +24,9 @@ def sources(*paths: Path) -> list[Source]:
     return [Source.of(path, path.stat()) for path in paths]
 
 
-def rows(db: Path, query: str) -> list[tuple]:
-    with sqlite3.connect(db) as connection:
-        return connection.execute(query).fetchall()
+def rows(store: Store, query: str) -> list[tuple]:
+    with store.reading() as connection:
+        return [tuple(row) for row in connection.exec_driver_sql(query)]
 
 
 def fail_once(monkeypatch: pytest.MonkeyPatch, owner: object, name: str, error: Exception, at: int = 1) -> None:
@@ -43,13 +42,7 @@ def fail_once(monkeypatch: pytest.MonkeyPatch, owner: object, name: str, error: 
     monkeypatch.setattr(owner, name, planted)
 
 
-@pytest.fixture
-def store(tmp_path):
-    with Store(str(tmp_path / "faults.db")) as opened:
-        yield opened
-
-
-def test_a_fault_in_the_middle_of_a_reading_costs_only_its_video(store, media, monkeypatch, tmp_path):
+def test_a_fault_in_the_middle_of_a_reading_costs_only_its_video(store, media, monkeypatch):
     """The child still has the first video's answers to give when the second one is asked for."""
     monkeypatch.setattr("worker.span.CHECKPOINT_WINDOWS", 2)
     fail_once(monkeypatch, store, "checkpoint", DatabaseLocked("planted"))
@@ -57,9 +50,9 @@ def test_a_fault_in_the_middle_of_a_reading_costs_only_its_video(store, media, m
         outcomes = list(pipeline.annotate(sources(media / "obama_speech.mp4", *(media / name for name in CLIPS))))
     assert [outcome.status for outcome in outcomes] == [FAILED, DONE, DONE, DONE]
     assert outcomes[0].error.__traceback__ is None  # its frames would keep the video's sound and pictures alive
-    ends = dict(rows(tmp_path / "faults.db", "SELECT uri, duration_seconds FROM videos"))
+    ends = dict(rows(store, "SELECT uri, duration_seconds FROM videos"))
     assert ends[str(media / "face_noface.mov")] == pytest.approx(6.4, abs=0.1)
-    assert rows(tmp_path / "faults.db", "SELECT code FROM failures") == [("database_locked",)]
+    assert rows(store, "SELECT code FROM failures") == [("database_locked",)]
     with Pipeline(store, Recipe(), "cpu", children=1) as pipeline:
         (again,) = pipeline.annotate(sources(media / "obama_speech.mp4"))
     assert again.status == DONE
@@ -103,14 +96,14 @@ def test_a_database_that_is_gone_ends_the_batch(store, media, monkeypatch):
         list(pipeline.annotate(sources(*(media / name for name in CLIPS))))
 
 
-def test_a_device_that_is_not_there_is_said_before_any_file_is_opened(store, tmp_path):
+def test_a_device_that_is_not_there_is_said_before_any_file_is_opened(store):
     import torch
 
     if torch.cuda.is_available():
         pytest.skip("there is one")
     with pytest.raises(DeviceUnavailable, match="cuda"):
         Pipeline(store, Recipe(), "cuda")
-    assert rows(tmp_path / "faults.db", "SELECT * FROM videos") == []
+    assert rows(store, "SELECT * FROM videos") == []
 
 
 def test_weights_that_are_missing_end_the_batch_once(store, media, monkeypatch):
