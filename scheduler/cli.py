@@ -98,9 +98,9 @@ def annotate(
 ) -> None:
     """Annotate videos and store their timelines.
 
-    PATH is a file, a folder (searched recursively for videos, going by their names) or a pattern like 'clips/*.mp4'.
-    A sound file named itself is annotated by voice alone. Videos that this pipeline has already annotated are skipped; a
-    file that was changed is annotated anew. Videos that another run holds at the moment count as not done.
+    PATH is a file, a folder (searched recursively for videos, going by their names) or a pattern like 'clips/*.mp4'. A
+    sound file named itself is annotated by voice alone. Videos that this pipeline has already annotated are skipped; a
+    changed file is annotated anew. Videos that another run holds at the moment count as not done.
 
     \b
     --fusion NAME is one of

@@ -76,7 +76,7 @@ def test_missing_pictures_are_those_next_to_them_and_lost_windows_are_unreadable
     assert states == ["ok", "unreadable", "unreadable", "ok", "ok", "ok"]
     assert model.clips[0] == [*range(8), *[7] * 8]
     assert model.clips[1] == [*[32] * 8, *range(32, 40)]
-    nothing = ClipWindows(0, PLAN, GATES, EIGHT_HZ, model)
+    nothing = ClipWindows(0, PLAN, GATES, EIGHT_HZ, model, present=False)
     assert [w.state for w in nothing.close(2, 2.0)] == ["absent"] * 2
 
 
