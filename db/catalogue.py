@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from db.rows import Annotation, MediaFacts, Video, columns_of
 from db.session import Database
-from db.statements import upsert
+from db.statements import unix_now, upsert
 from db.tables import annotations, pipelines, spans, videos, windows
 
 _URIS_PER_QUERY = 5000  # SQLite takes 32,766 parameters, PostgreSQL 65,535
@@ -143,7 +143,7 @@ class Catalogue(Database):
 
         Args:
             source_annotation_id: a complete annotation of the same version whose windows are to be fused anew for this
-                one; None: it is to have windows of its own. One that is under way stays as it is.
+                one; None: it is to have windows of its own. While somebody makes them, it stays as it is.
         """
         key = {"video_id": video_id, "version": version, "pipeline_id": pipeline_id}
         with self.writing() as connection:
@@ -156,10 +156,11 @@ class Catalogue(Database):
                 found = Annotation(**connection.execute(query).one()._mapping)
             elif found.status == "done":
                 make_current(connection, found.id)
-            if found.status == "pending" and found.source_annotation_id != source_annotation_id:
+            differs = found.status != "done" and found.source_annotation_id != source_annotation_id
+            if differs and not _is_held(connection, found.id):
                 _discard(connection, found.id)
                 of_found = sa.update(annotations).where(annotations.c.id == found.id)
-                connection.execute(of_found.values(source_annotation_id=source_annotation_id))
+                connection.execute(of_found.values(source_annotation_id=source_annotation_id, status="pending"))
                 found = Annotation(**connection.execute(query).one()._mapping)
         return found
 
@@ -222,6 +223,13 @@ class Catalogue(Database):
             if recorded and discard:
                 _discard(connection, annotation_id)
         return recorded
+
+
+def _is_held(connection: sa.Connection, annotation_id: int) -> bool:
+    """Whether somebody has a lease on one of an annotation's spans."""
+    now = unix_now(connection.dialect.name)
+    held = sa.select(spans.c.span_index).where(spans.c.annotation_id == annotation_id, spans.c.lease_until > now)
+    return connection.execute(held.limit(1)).first() is not None
 
 
 def _discard(connection: sa.Connection, annotation_id: int) -> None:

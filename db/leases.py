@@ -22,17 +22,26 @@ class Leases(Database):
     """The spans of annotations as jobs."""
 
     def plan(self, annotation_id: int, planned: Sequence[PlannedSpan]) -> list[Span]:
-        """Give an annotation its spans; those it has already stay as they are, done ones done."""
+        """Give an annotation its spans; those it has already stay as they are, done ones done.
+
+        One that is done meanwhile, or that only fuses another's windows anew, gets none.
+        """
         rows = [
             {name: getattr(span, name) for name in PlannedSpan.__dataclass_fields__}
             | {"annotation_id": annotation_id, "status": "pending", "epoch": 0, "attempts": 0, "windows_done": 0}
             for span in planned
         ]
+        wants_spans = (
+            sa.select(annotations.c.id)
+            .where(annotations.c.id == annotation_id, annotations.c.source_annotation_id.is_(None))
+            .where(annotations.c.status != "done")
+            .with_for_update()
+        )
         started = sa.update(annotations).where(annotations.c.id == annotation_id, annotations.c.status == "pending")
         with self.writing() as connection:
-            if rows:
+            if rows and connection.execute(wants_spans).first():
                 connection.execute(upsert(connection, spans).on_conflict_do_nothing(), rows)
-            connection.execute(started.values(status="planned"))
+                connection.execute(started.values(status="planned"))
         return self.spans(annotation_id)
 
     def spans(self, annotation_id: int) -> list[Span]:

@@ -3,11 +3,12 @@
 Knows no table but Alembic's own. Every transaction of moodreel goes through `Database.reading` or `Database.writing`.
 """
 
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import sqlalchemy as sa
 
@@ -107,7 +108,7 @@ def migrate(engine: sa.Engine) -> None:
 
 def _parse(url: str) -> sa.URL:
     if "://" not in url:
-        return sa.URL.create("sqlite", database=str(Path(url).expanduser()))
+        return sa.URL.create("sqlite", database=os.path.expanduser(url))
     try:
         parsed = sa.make_url(url)
     except (sa.exc.ArgumentError, ValueError):
@@ -175,6 +176,9 @@ def _transaction(engine: sa.Engine, *, writes: bool) -> Iterator[sa.Connection]:
             yield connection
     except sa.exc.DBAPIError as error:
         raise _translated(error, database_name(engine)) from error
+    except engine.dialect.loaded_dbapi.Error as error:  # from a cursor that was used past SQLAlchemy
+        wrapped = sa.exc.DBAPIError.instance(None, None, error, engine.dialect.loaded_dbapi.Error)
+        raise _translated(cast("sa.exc.DBAPIError", wrapped), database_name(engine)) from error
 
 
 def _revision(connection: sa.Connection) -> str | None:

@@ -65,11 +65,6 @@ def _copy(
         first, last = values[0][1], values[-1][1]
         connection.execute(sa.delete(table).where(table.c.annotation_id == values[0][0], number.between(first, last)))
     cursor: Any = connection.connection.cursor()
-    statement = f"COPY {table.name} ({', '.join(('annotation_id', *columns))}) FROM STDIN"
-    failure = connection.dialect.loaded_dbapi.Error  # SQLAlchemy knows no COPY, so its errors are given to it by hand
-    try:
-        with cursor.copy(statement) as copy:
-            for row in values:
-                copy.write_row(row)
-    except failure as error:
-        raise sa.exc.DBAPIError.instance(statement, None, error, failure) from error
+    with cursor.copy(f"COPY {table.name} ({', '.join(('annotation_id', *columns))}) FROM STDIN") as copy:
+        for row in values:
+            copy.write_row(row)

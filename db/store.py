@@ -197,7 +197,7 @@ def _warning(connection: sa.Connection, annotation_id: int) -> tuple[str, str] |
     query = sa.select(spans.c.warning_code, spans.c.warning_message).where(spans.c.annotation_id == annotation_id)
     query = query.where(spans.c.warning_code.is_not(None)).order_by(spans.c.span_index)
     found = [tuple(row) for row in connection.execute(query)]
-    return (found[-1][0], " ".join(message for _, message in found)) if found else None
+    return (found[-1][0], " ".join(dict.fromkeys(message for _, message in found))) if found else None
 
 
 def _set_done(

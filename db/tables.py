@@ -1,9 +1,9 @@
 """The tables, and the rules that make impossible rows impossible.
 
-`windows` holds what each modality saw and is never updated; `fused_windows` and `segments` hold what `finish` makes of
-it, so that fusing anew leaves the large table alone. Times are seconds since the start of the container, as DOUBLE
-PRECISION; probabilities lie between 0 and 1, and a label that a model does not know is NULL. The migrations carry their
-own copy of all this, since a migration must not change when the tables do; a test keeps the two equal.
+`windows` holds what each modality saw, written once by its spans; `fused_windows` and `segments` hold what `finish`
+makes of it, so that fusing anew leaves the large table alone. Times are seconds since the start of the container, as
+DOUBLE PRECISION; probabilities lie between 0 and 1, and a label that a model does not know is NULL. The migrations
+carry their own copy of all this, since a migration must not change when the tables do; a test keeps the two equal.
 """
 
 from collections.abc import Iterable

@@ -78,17 +78,17 @@ class HubCheckpoint:
     @cached_property
     def kind(self) -> str:
         """`audio`, `video` (whole pictures over time) or `image` (one face)."""
-        names = self.config.get("architectures") or ["a model without a name"]
-        kind = next((kind for ending, kind in KINDS.items() if ending in names[0]), None)
+        name = str((self.config.get("architectures") or ["a model without a name"])[0])
+        kind = next((kind for ending, kind in KINDS.items() if ending in name), None)
         if kind is None or (kind == AUDIO) != (self.side == AUDIO):
             wanted = "an audio" if self.side == AUDIO else "a video or image"
-            raise ModelError(f"{self.ref} is {names[0]}, not {wanted} classification checkpoint")
+            raise ModelError(f"{self.ref} is {name}, not {wanted} classification checkpoint")
         return kind
 
     @cached_property
     def label_map(self) -> LabelMap:
         """How its outputs become emotions."""
-        unnamed = {str(i): f"LABEL_{i}" for i in range(self.config.get("num_labels", 2))}  # left out when saved
+        unnamed = {str(i): f"LABEL_{i}" for i in range(self.config.get("num_labels") or 2)}  # left out when saved
         names = self.config.get("id2label") or unnamed
         if self.config.get("problem_type") not in (None, "single_label_classification"):
             raise ModelError(f"{self.ref}: its problem type is {self.config['problem_type']}, not one label of several")
@@ -172,7 +172,7 @@ def find(ref: str) -> Path:
     Raises:
         ModelError: there is none, or it has no weights.
     """
-    folder = Path(ref).expanduser()
+    folder = Path(os.path.expanduser(ref))
     if not folder.is_dir():
         if not _HUB_ID.fullmatch(ref):
             raise ModelError(f"{ref} is neither a folder nor the name of a model on the hub, like owner/name")
@@ -200,7 +200,7 @@ def _from_hub(ref: str) -> Path:
                 f"{ref} cannot be fetched from the Hugging Face hub; offline, give a folder that holds the checkpoint,"
                 " or set HF_HOME to a cache that holds it, and HF_HUB_OFFLINE=1"
             ) from error
-        if weight_files(folder):
+        if weight_files(folder) and all((folder / name).is_file() for name in (CONFIG_FILE, PROCESSOR_FILE)):
             break
     return folder
 

@@ -3,7 +3,7 @@
 import os
 import signal
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
-from db.errors import BadOption, LeaseLost, MoodreelError
+from db.errors import BadOption, DatabaseLocked, LeaseLost, MoodreelError
 from db.identity import Source
 from db.store import Store
 from scheduler.cli import EXIT_FAILED, EXIT_INTERRUPTED, stderr
@@ -65,7 +65,9 @@ def _lines(store: Store, recipe: Any, sources: Sequence[Source], options: Annota
     done = store.finished(recipe.identity.digest, {source.uri: source.version for source in sources})
     yield from (Line(source.uri, SKIPPED) for source in sources if source.uri in done)
     fused = _fuse_anew(store, recipe, [source for source in sources if source.uri not in done])
-    yield from (Line(uri, DONE) for uri in fused)
+    for line in fused.values():
+        _complain(stderr(), line)
+        yield line
     yield from _annotate(store, recipe, [s for s in sources if s.uri not in done and s.uri not in fused], options)
 
 
@@ -120,10 +122,10 @@ def _whole_ms(option: str, seconds: float) -> int:
         raise BadOption(f"{option} must be a number of seconds, got {seconds}") from error
 
 
-def _fuse_anew(store: Store, recipe: Any, sources: Sequence[Source]) -> set[str]:
+def _fuse_anew(store: Store, recipe: Any, sources: Sequence[Source]) -> dict[str, Line]:
     """Finish those videos whose windows are there, from a pipeline that differs only in what comes after them."""
     windows = store.windows_of(recipe.identity.windows_digest, {source.uri: source.version for source in sources})
-    fused: set[str] = set()
+    lines: dict[str, Line] = {}
     for source in sources if windows else ():
         if source.uri in windows:
             from importlib.metadata import version
@@ -131,12 +133,12 @@ def _fuse_anew(store: Store, recipe: Any, sources: Sequence[Source]) -> set[str]
             from worker.finish import fuse_anew
 
             store.observe(source.uri, source.version, source.size_bytes)
-            try:
-                fuse_anew(store, windows[source.uri], recipe.identity, provenance={"moodreel": version("moodreel")})
-            except LeaseLost:
-                continue
-            fused.add(source.uri)
-    return fused
+            provenance = {"moodreel": version("moodreel")}
+            with suppress(LeaseLost, DatabaseLocked):  # then it goes the long way
+                done = store.annotation(fuse_anew(store, windows[source.uri], recipe.identity, provenance=provenance))
+                warning = (done.warning_code, done.warning_message or "") if done.warning_code else None
+                lines[source.uri] = Line(source.uri, DONE, warning=warning)
+    return lines
 
 
 def _annotate(store: Store, recipe: Any, todo: Sequence[Source], options: AnnotateOptions) -> Iterator[Line]:

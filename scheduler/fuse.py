@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from db.errors import BadOption, PathMissing
+from db.errors import BadOption, DatabaseLocked, LeaseLost, PathMissing
 from db.identity import printable
 from db.rows import Video
 from db.store import Store
@@ -30,11 +30,15 @@ def run(names: Sequence[str], every: bool, db_url: str, changes: dict[str, dict[
     console, shown, failed = Console(stderr=as_json), [], 0
     with open_existing(db_url) as store:
         for item in _videos(store, names, every):
-            if isinstance(item, PathMissing):
-                complain(stderr(), item.code, str(item), item.hint)
+            try:
+                if isinstance(item, PathMissing):
+                    raise item
+                pipeline = _fuse(store, item, changes)
+            except (PathMissing, LeaseLost, DatabaseLocked) as error:
+                where = "" if isinstance(item, PathMissing) else f"{item.uri}: "
+                complain(stderr(), error.code, f"{where}{error}", error.hint)
                 failed += 1
                 continue
-            pipeline = _fuse(store, item, changes)
             shown.append({"video": item.uri, "pipeline": pipeline})
             if not as_json and len(shown) <= MAX_STRIPS:
                 pieces = store.timeline(item.uri)

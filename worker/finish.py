@@ -79,7 +79,7 @@ def fuse_anew(store: Store, source_annotation_id: int, identity: Identity, *, pr
     asked = store.request(source.video_id, source.version, register(store, identity), owner_id)
     if asked.status != "done":
         if asked.source_annotation_id != owner_id:
-            raise LeaseLost(f"annotation {asked.id}: another process is making its windows")
+            raise LeaseLost("another process is annotating it with this very pipeline; try again when that is done")
         store.begin_attempt(asked.id)
         finish(store, asked.id, finishing, source.duration_seconds or 0.0, provenance=provenance)
     return asked.id

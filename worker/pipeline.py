@@ -98,12 +98,12 @@ class Pipeline:
     def annotate(self, sources: Sequence[Source], report: Report = lambda *_: None) -> Generator[Outcome, None, None]:
         """Annotate videos, several at a time; outcomes come as they are ready.
 
-        Leaving the iterator early, as Ctrl-C does, gives the spans under way back to the database.
+        Leaving the iterator early, as Ctrl-C does, gives the spans under way back to the database, and is the end of
+        this pipeline's work.
 
         Raises:
             EquipmentError, DatabaseError: nothing can be annotated here at all.
         """
-        self._stop.clear()
         with ThreadPoolExecutor(min(self._children, max(1, len(sources))), "annotate") as pool:
             waiting = [pool.submit(self._annotate, source, report) for source in sources]
             try:
@@ -219,8 +219,10 @@ class Pipeline:
         Raises:
             NoStreams, Undecodable: there was nothing in it, or nothing that could be read.
         """
+        if self._store.annotation(annotation_id).status == DONE:  # by another process meanwhile
+            return Outcome(source, DONE)
         spans = self._store.spans(annotation_id)
-        if any(span.status != "done" for span in spans):
+        if not spans or any(span.status != "done" for span in spans):
             return Outcome(source, ELSEWHERE)
         duration_seconds = max((span.true_end_seconds or 0.0 for span in spans), default=0.0)
         if duration_seconds <= 0:

@@ -125,17 +125,23 @@ class SpanRun:
     def _rest(self) -> list[tuple[Any, ...]]:
         if self._end is None:
             raise Internal("the reader stopped without saying where the span ends")
-        duration = self._end.duration_seconds
-        last, clip = self._claim.last_window, None
+        duration, last = self._end.duration_seconds, self._claim.last_window
         if last is None:
-            clip = duration or 0.0
-            last = max(self._first, self._plan.count(clip))
-        elif duration is not None:
-            # A span in the middle stores all its windows. What an early end of the file leaves of them is unreadable,
-            # unless no later span finds anything either: then `finish` drops them.
-            for side in (self._sound, self._pictures):
-                side.gaps.append(Gap(duration, float("inf")))
-        return self._rows(self._sound.close(last, clip), self._pictures.close(last, clip), clip)
+            duration = duration or 0.0
+            return self._close(max(self._first, self._plan.count(duration)), duration)
+        if duration is None:
+            return self._close(last, None)
+        # A span in the middle stores all its windows. What an early end of the file leaves of them is unreadable,
+        # unless no later span finds anything either: then `finish` drops them.
+        begun = min(last, max(self._first, -(-round(duration * 1000) // self._plan.hop_ms)))
+        rows = self._close(begun, duration)
+        for side in (self._sound, self._pictures):
+            side.gaps.append(Gap(duration, float("inf")))
+        return rows + self._close(last, None)
+
+    def _close(self, end_window: int, clip_seconds: float | None) -> list[tuple[Any, ...]]:
+        sides = (self._sound.close(end_window, clip_seconds), self._pictures.close(end_window, clip_seconds))
+        return self._rows(*sides, clip_seconds)
 
     def _rows(
         self, voices: list[SideWindow], faces: list[SideWindow], clip_seconds: float | None
@@ -166,10 +172,11 @@ class SpanRun:
 
 
 def _warning(end: End, lost: list[Unreadable]) -> tuple[str, str] | None:
+    said = []
     if end.truncated:
-        return "truncated", f"The file ends early, after {end.duration_seconds or 0:.1f} s; what is there is annotated."
+        said.append(f"The file ends early, after {end.duration_seconds or 0:.1f} s; what is there is annotated.")
     if lost:
         where = ", ".join(f"{u.stream} {u.start_seconds:.1f}-{u.end_seconds:.1f} s" for u in lost[:5])
         more = f" and {len(lost) - 5} more" if len(lost) > 5 else ""
-        return "corrupt_stretch", f"{FAILURES['corrupt_stretch'].meaning} ({where}{more})"
-    return None
+        said.append(f"{FAILURES['corrupt_stretch'].meaning} ({where}{more})")
+    return ("truncated" if end.truncated else "corrupt_stretch", " ".join(said)) if said else None

@@ -591,3 +591,23 @@ def test_a_second_ctrl_c_exits_at_once_and_the_next_run_carries_on(talk, tmp_pat
     assert "Traceback" not in stderr
     assert "terminate" not in stderr
     assert moodreel("annotate", "long.mp4", cwd=tmp_path).returncode == 0
+
+
+def test_fuse_goes_on_after_a_video_that_it_cannot_fuse(talk, tmp_path):
+    assert moodreel("annotate", talk, cwd=tmp_path).returncode == 0
+    assert moodreel("fuse", talk, "nowhere.mp4", "--fusion", "average", "--json", cwd=tmp_path).returncode == 1
+    told = json.loads(moodreel("fuse", talk, "nowhere.mp4", "--fusion", "rules", "--json", cwd=tmp_path).stdout)
+    assert (told["done"], told["failed"]) == (1, 1)
+
+
+def test_a_warning_is_told_again_when_windows_are_fused_anew(media, tmp_path):
+    clip = tmp_path / "cut.mp4"
+    content = (media / "WolfgangLanger_Pexels.mp4").read_bytes()
+    assert content.find(b"moov") < content.find(b"mdat")  # the index comes first, so half of the file can be read
+    clip.write_bytes(content[: len(content) // 2])
+    for rule in ("log-linear", "average"):
+        ran = moodreel("annotate", clip, "--fusion", rule, "--json", cwd=tmp_path)
+        assert ran.returncode == 0, ran.stderr
+        (video,) = json.loads(ran.stdout)["videos"]
+        assert video["warning"]["code"] == "truncated"
+        assert "truncated" in ran.stderr

@@ -16,6 +16,7 @@ from db.store import Store
 from worker.batcher import Batcher
 from worker.pipeline import DONE, FAILED, Pipeline
 from worker.recipe import Recipe
+from worker.windows import WindowPlan
 
 CLIPS = ("face_noface.mov", "park.mp4", "single_face.mp4")
 
@@ -205,3 +206,22 @@ def test_many_threads_share_a_batcher():
         for thread in threads:
             thread.join()
     assert answers == {number: number for number in range(1000)}
+
+
+@pytest.mark.parametrize("border_seconds", [3, 6, 8])
+def test_a_span_border_near_the_end_changes_nothing(media, monkeypatch, tmp_path, border_seconds):
+    """The last windows of 8.75 s are clipped to it, also by a span that is followed by another."""
+    (clip,) = sources(media / "obama_speech.mp4")
+    recipe, found = Recipe(plan=WindowPlan(4000, 1000)), []
+    for span_seconds in (600, border_seconds):
+        monkeypatch.setattr(worker.windows, "SPAN_SECONDS", span_seconds)
+        with Store(str(tmp_path / f"{span_seconds}.db")) as store, Pipeline(store, recipe, "cpu") as pipeline:
+            assert [outcome.status for outcome in pipeline.annotate([clip])] == [DONE]
+            found.append(store.windows(store.video(clip.uri).current_annotation_id))
+    assert len(found[0]) == len(found[1]) == 7
+    for whole, cut in zip(*found, strict=True):
+        assert cut[:2] + cut[3:5] == whole[:2] + whole[3:5]
+        assert cut[2] == pytest.approx(whole[2], abs=1e-9)
+        assert [value for value in cut[5:] if value is not None] == pytest.approx(
+            [value for value in whole[5:] if value is not None], abs=1e-3
+        )

@@ -552,12 +552,18 @@ def test_a_failure_can_discard_what_was_stored(store):
     assert (store.spans(annotation_id), store.windows(annotation_id)) == ([], [])
 
 
-def test_windows_under_way_are_not_taken_over_by_fusing_anew(store):
+def test_fusing_anew_takes_over_what_nobody_holds(store):
     first = annotated(store)
     other = requested(store, digest="d2")
     store.plan(other, planned(0))
+    claim = store.claim(other, "worker", 60.0)
     pipeline_id = store.register_pipeline("d2", "windows", "compact", {})
-    assert store.request(store.video("a.mp4").id, "1", pipeline_id, first).source_annotation_id is None
+    video_id = store.video("a.mp4").id
+    assert store.request(video_id, "1", pipeline_id, first).source_annotation_id is None
+    store.release(claim)
+    assert store.request(video_id, "1", pipeline_id, first).source_annotation_id == first
+    assert store.spans(other) == []
+    assert store.plan(other, planned(0)) == []  # somebody who was about to make the windows himself
 
 
 def test_status_counts(store):
