@@ -14,6 +14,7 @@ from pathlib import Path
 
 import av
 import pytest
+import sqlalchemy as sa
 
 from worker.windows import WindowPlan
 
@@ -34,8 +35,29 @@ def moodreel(*arguments: object, cwd: Path, **environment: str) -> subprocess.Co
 
 
 def rows(db: Path, query: str) -> list[tuple]:
-    with sqlite3.connect(db) as connection:
-        return connection.execute(query).fetchall()
+    """Ask the database that the commands used: a SQLite file, unless the test is `on` another."""
+    engine = sa.create_engine(os.environ.get("MOODREEL_DB", f"sqlite:///{db}"))
+    try:
+        with engine.connect() as connection:
+            return [
+                tuple(row)
+                for row in connection.exec_driver_sql(
+                    query.replace("%", "%%") if "postgresql" in str(engine.url) else query
+                )
+            ]
+    finally:
+        engine.dispose()
+
+
+@pytest.fixture
+def on(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The kind of database that the commands of a test use."""
+    if request.param == "postgresql":
+        monkeypatch.setenv("MOODREEL_DB", request.getfixturevalue("postgresql_url"))
+    return str(request.param)
+
+
+on_both = pytest.mark.parametrize("on", ["sqlite", "postgresql"], indirect=True)
 
 
 def copy_streams(source: Path, target: Path, *kinds: str, seconds: float = 1e9) -> Path:
@@ -155,7 +177,8 @@ def test_a_hundred_finished_files_are_skipped_in_two_seconds_without_a_model(ann
     subprocess.run([sys.executable, "-c", code, "annotate", str(folder)], cwd=tmp_path, check=True, capture_output=True)
 
 
-def test_sound_alone_and_pictures_alone(talk, tmp_path):
+@on_both
+def test_sound_alone_and_pictures_alone(on, talk, tmp_path):
     copy_streams(talk, tmp_path / "voice.m4a", "audio")
     copy_streams(talk, tmp_path / "face.mp4", "video")
     ran = moodreel("annotate", "voice.m4a", "face.mp4", cwd=tmp_path)
@@ -166,7 +189,8 @@ def test_sound_alone_and_pictures_alone(talk, tmp_path):
     assert rows(tmp_path / "moodreel.db", query.format("face.mp4")) == [("absent", "ok", 8)]
 
 
-def test_a_corrupt_stretch_keeps_the_good_windows(talk, media, tmp_path):
+@on_both
+def test_a_corrupt_stretch_keeps_the_good_windows(on, talk, media, tmp_path):
     """Nineteen seconds whose pictures between about 7 and 12 s are overwritten."""
     clip = tmp_path / "corrupt.mp4"
     shutil.copy(media / "WolfgangLanger_Pexels.mp4", clip)
@@ -197,7 +221,8 @@ BAD = {
 }
 
 
-def test_bad_files_fail_one_by_one_and_the_rest_goes_on(talk, tmp_path):
+@on_both
+def test_bad_files_fail_one_by_one_and_the_rest_goes_on(on, talk, tmp_path):
     folder = tmp_path / "mixed"
     (tmp_path / "nothing").mkdir()
     folder.mkdir()
@@ -310,7 +335,8 @@ def long_clip(talk: Path, target: Path, times: int) -> Path:
     return target
 
 
-def test_ctrl_c_leaves_a_database_that_the_next_run_carries_on_from(talk, tmp_path):
+@on_both
+def test_ctrl_c_leaves_a_database_that_the_next_run_carries_on_from(on, talk, tmp_path):
     long_clip(talk, tmp_path / "long.mp4", 40)
     shutil.copy(talk, tmp_path / "short.mp4")
     first = moodreel("annotate", "short.mp4", cwd=tmp_path)
@@ -363,7 +389,8 @@ def test_after_kill_nine_the_next_run_takes_over_at_once(talk, tmp_path):
     assert rows(db, "SELECT attempts FROM spans") == [(2,)]
 
 
-def test_a_changed_file_is_annotated_anew(talk, media, tmp_path):
+@on_both
+def test_a_changed_file_is_annotated_anew(on, talk, media, tmp_path):
     clip = tmp_path / "clip.mp4"
     shutil.copy(talk, clip)
     assert moodreel("annotate", clip, cwd=tmp_path).returncode == 0
@@ -374,7 +401,8 @@ def test_a_changed_file_is_annotated_anew(talk, media, tmp_path):
     assert rows(tmp_path / "moodreel.db", "SELECT COUNT(*) FROM annotations") == [(2,)]
 
 
-def test_another_window_or_rule_is_another_pipeline_beside_the_first(talk, tmp_path):
+@on_both
+def test_another_window_or_rule_is_another_pipeline_beside_the_first(on, talk, tmp_path):
     assert moodreel("annotate", talk, cwd=tmp_path).returncode == 0
     ran = moodreel("annotate", talk, "--window", "4", "--hop", "2", "--fusion", "average", cwd=tmp_path)
     assert ran.returncode == 0, ran.stderr
@@ -412,7 +440,8 @@ def test_a_terminal_sees_bars_and_colours_and_a_pipe_sees_neither(talk, tmp_path
     assert b"\x1b[" in seen
 
 
-def test_hostile_names_do_not_drive_the_terminal(talk, tmp_path):
+@on_both
+def test_hostile_names_do_not_drive_the_terminal(on, talk, tmp_path):
     name = "evil\x1b[2J\n[red]x'; DROP TABLE videos;--.mp4"
     shutil.copy(talk, tmp_path / name)
     (tmp_path / os.fsdecode(b"latin-\xe9.mp4")).write_bytes(talk.read_bytes())
@@ -448,8 +477,6 @@ def test_the_doctor_finds_this_machine_well_and_a_broken_one_not(tmp_path):
 
 
 def test_postgresql_holds_the_same_rows(talk, annotated, postgresql_url, tmp_path):
-    import sqlalchemy as sa
-
     assert moodreel("annotate", talk, "--db", postgresql_url, cwd=tmp_path).returncode == 0
     assert moodreel("annotate", talk, "--db", postgresql_url, "--fusion", "average", cwd=tmp_path).returncode == 0
     assert moodreel("annotate", talk, "--db", postgresql_url, cwd=tmp_path).returncode == 0
@@ -492,8 +519,6 @@ def test_fusing_anew_needs_no_media(talk, media, annotated, tmp_path):
 
 
 def test_no_password_is_printed(talk, postgresql_url, tmp_path):
-    import sqlalchemy as sa
-
     url = sa.make_url(postgresql_url).set(password="S3CRET")
     for secret in (url, url.set(password=None).update_query_dict({"password": "S3CRET"})):
         text = secret.render_as_string(hide_password=False)
@@ -593,14 +618,16 @@ def test_a_second_ctrl_c_exits_at_once_and_the_next_run_carries_on(talk, tmp_pat
     assert moodreel("annotate", "long.mp4", cwd=tmp_path).returncode == 0
 
 
-def test_fuse_goes_on_after_a_video_that_it_cannot_fuse(talk, tmp_path):
+@on_both
+def test_fuse_goes_on_after_a_video_that_it_cannot_fuse(on, talk, tmp_path):
     assert moodreel("annotate", talk, cwd=tmp_path).returncode == 0
     assert moodreel("fuse", talk, "nowhere.mp4", "--fusion", "average", "--json", cwd=tmp_path).returncode == 1
     told = json.loads(moodreel("fuse", talk, "nowhere.mp4", "--fusion", "rules", "--json", cwd=tmp_path).stdout)
     assert (told["done"], told["failed"]) == (1, 1)
 
 
-def test_a_warning_is_told_again_when_windows_are_fused_anew(media, tmp_path):
+@on_both
+def test_a_warning_is_told_again_when_windows_are_fused_anew(on, media, tmp_path):
     clip = tmp_path / "cut.mp4"
     content = (media / "WolfgangLanger_Pexels.mp4").read_bytes()
     assert content.find(b"moov") < content.find(b"mdat")  # the index comes first, so half of the file can be read
