@@ -4,13 +4,14 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 CONSTRAINTS := $(if $(GPU),,--constraint constraints-cpu.txt)
 
-.PHONY: help demo install test lint figures clean
+.PHONY: help demo install test lint bench figures clean
 
 help:
 	@echo "make demo     set up, fetch one real clip, annotate it, show its timeline"
 	@echo "make test     set up, then lint, types, layers and all tests"
 	@echo "make lint     only lint, types and layers"
 	@echo "make accuracy DATA=FOLDER   accuracy of the shipped models on the talking-face videos in FOLDER"
+	@echo "make bench    speed, memory and cost by stage on this machine, into docs/performance.md (Linux, 10 minutes)"
 	@echo "make figures  the picture of the demo in docs/, anew"
 	@echo "make clean    remove .venv and caches"
 
@@ -37,6 +38,9 @@ lint: .venv/tests-installed
 
 accuracy: .venv/tests-installed
 	$(BIN)/python -m models.training.accuracy --data $(DATA)
+
+bench: .venv/tests-installed
+	$(BIN)/python -m tests.benchmarks.bench
 
 figures: .venv/tests-installed
 	$(BIN)/python docs/make_figures.py

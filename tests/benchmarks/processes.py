@@ -1,0 +1,99 @@
+"""What a process and its children use, as Linux tells in /proc."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent.parent
+POLL_SECONDS = 0.25
+_TICKS_HZ = os.sysconf("SC_CLK_TCK")
+
+
+def moodreel(*arguments: str | Path) -> list[str]:
+    """The command that runs moodreel as it is here."""
+    return [sys.executable, "-c", "from scheduler.cli import main; main()", *map(str, arguments)]
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What one command used.
+
+    Attributes:
+        wall_seconds, cpu_seconds: on the clock; on all cores together, children included.
+        peak_bytes: the most memory at once, summed over the process tree: proportional set sizes, which count a page
+            that n processes share as 1/n in each. Looked at every `POLL_SECONDS`.
+        others_share: of the machine's CPU time meanwhile, what other processes used.
+    """
+
+    wall_seconds: float
+    cpu_seconds: float
+    peak_bytes: int
+    others_share: float
+
+
+def run(command: Sequence[str]) -> Usage:
+    """Run a command to its end.
+
+    Raises:
+        SystemExit: it failed.
+    """
+    started, busy = time.perf_counter(), _busy_seconds()
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        peak_bytes = _watch(process.pid)
+    except BaseException:
+        process.kill()
+        raise
+    _, status, used = os.wait4(process.pid, 0)
+    wall, cpu = time.perf_counter() - started, used.ru_utime + used.ru_stime
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)} exited with status {process.returncode}")
+    others = max(0.0, _busy_seconds() - busy - cpu) / (wall * (os.cpu_count() or 1))
+    return Usage(wall, cpu, peak_bytes, others)
+
+
+def _watch(pid: int) -> int:
+    """Wait until a process has ended; the most memory that its tree had."""
+    started, peak_bytes = time.perf_counter(), 0
+    while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        peak_bytes = max(peak_bytes, sum(_pss_bytes(one) for one in tree(pid)))
+        time.sleep(POLL_SECONDS if time.perf_counter() - started > 1 else 0.005)  # a short command is timed closely
+    return peak_bytes
+
+
+def tree(pid: int) -> list[int]:
+    """A process and all its descendants."""
+    found = [pid]
+    for parent in found:
+        for task in Path(f"/proc/{parent}/task").glob("*/children"):
+            found += [int(child) for child in _text(task).split()]
+    return found
+
+
+def cpu_seconds(pid: int) -> float:
+    """What a process has used on all cores so far, in user and system mode."""
+    fields = _text(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICKS_HZ
+
+
+def _pss_bytes(pid: int) -> int:
+    lines = _text(Path(f"/proc/{pid}/smaps_rollup")).splitlines()
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+
+
+def _busy_seconds() -> float:
+    user, nice, system, _, _, interrupts, soft = map(int, _text(Path("/proc/stat")).split("\n")[0].split()[1:8])
+    return (user + nice + system + interrupts + soft) / _TICKS_HZ
+
+
+def _text(path: Path) -> str:
+    """A file of /proc; empty if its process is gone."""
+    try:
+        return path.read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
