@@ -17,7 +17,8 @@ def page(found: dict[str, Any]) -> str:
         "`moodreel annotate` with the compact preset on the CPU, from its start to its end, one video into an empty "
         "SQLite file; medians. Memory is the highest sum over the process tree of proportional set sizes (a page that "
         "two processes share counts once), looked at four times a second. *Others* is how much of the machine's CPU "
-        "time other processes used meanwhile: where it is not about 0 %, an idle machine is faster.",
+        "time other processes used meanwhile, the measuring itself (1 to 4 %) included: where it is more, an idle "
+        "machine is faster.",
         _runs(found["runs"]),
         _memory(found["memory"]),
         "## Start-up",
@@ -27,7 +28,8 @@ def page(found: dict[str, Any]) -> str:
         "models' calls are timed by their thread's CPU clock, and what the main process uses besides is *windows, "
         "rows, database, finish*. What the decoding child uses is taken apart by reading the clip once more in "
         "one process with the detectors and the conversion timed in the same way, and once more with nothing but "
-        "decoding; the last line of reading is the rest of it.",
+        "decoding; the last line of reading is the rest of it. The slower the reading, the fewer faces meet in a "
+        "batch, and the more each of them costs the network.",
         _stages(found["stages"]),
         "## Databases",
         "Windows a second: stored in runs of 120, as `annotate` stores them, each in a transaction; and fused anew end "
