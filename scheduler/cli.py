@@ -128,6 +128,8 @@ def annotate(
 @click.option("--audio-weight", type=float, metavar="SHARE", help="Trust in the voice, 0 to 1; the face has the rest.")
 @click.option("--threshold", type=float, metavar="SHARE", help="Confidence from which a side is believed alone.")
 @click.option("--margin", type=float, metavar="SHARE", help="By how much the surer side wins a disagreement (rules).")
+@click.option("--audio-temperature", type=float, metavar="T", help="Above 1 the voice counts as less sure; 1 as it is.")
+@click.option("--video-temperature", type=float, metavar="T", help="The same for the face.")
 @click.option("--switch-cost", type=float, metavar="NATS", help="Smoothing: what a change must gain, nats x seconds.")
 @json_option
 def fuse(
@@ -138,6 +140,8 @@ def fuse(
     audio_weight: float | None,
     threshold: float | None,
     margin: float | None,
+    audio_temperature: float | None,
+    video_temperature: float | None,
     switch_cost: float | None,
     as_json: bool,
 ) -> None:
@@ -149,7 +153,11 @@ def fuse(
     from scheduler.fuse import run
 
     fusion = {"rule": fusion_rule, "audio_weight": audio_weight, "threshold": threshold, "margin": margin}
-    changes: dict[str, dict[str, Any]] = {"fusion": fusion, "smoothing": {"switch_cost": switch_cost}}
+    changes: dict[str, dict[str, Any]] = {
+        "fusion": fusion,
+        "calibration": {"audio_temperature": audio_temperature, "video_temperature": video_temperature},
+        "smoothing": {"switch_cost": switch_cost},
+    }
     sys.exit(run(uris, every, db_url, changes, as_json))
 
 

@@ -58,11 +58,12 @@ def check(changes: dict[str, dict[str, Any]]) -> None:
     Raises:
         BadOption: it cannot.
     """
+    from models.calibration import Calibration
     from models.fusion import Fusion
     from worker.timeline import Smoothing
 
     try:
-        for kind, part in ((Fusion, "fusion"), (Smoothing, "smoothing")):
+        for kind, part in ((Fusion, "fusion"), (Calibration, "calibration"), (Smoothing, "smoothing")):
             kind(**{name: value for name, value in changes[part].items() if value is not None})
     except ValueError as error:
         raise BadOption(str(error)) from error

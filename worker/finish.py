@@ -12,6 +12,7 @@ import numpy.typing as npt
 import db.rows
 from db.errors import LeaseLost
 from db.store import Store
+from models.calibration import Calibration, calibrate
 from models.fusion import Fusion, confidence, fuse
 from models.taxonomy import AROUSAL_ROW, EMOTIONS, VALENCE_ROW
 from worker.recipe import Identity
@@ -26,13 +27,15 @@ class Finishing:
     """What of a pipeline's configuration makes a timeline of windows."""
 
     plan: WindowPlan
+    calibration: Calibration
     fusion: Fusion
     smoothing: Smoothing
 
     @classmethod
     def of(cls, config: dict[str, Any]) -> "Finishing":
         """From a configuration as `Recipe.config` gives it."""
-        return cls(WindowPlan(**config["plan"]), Fusion(**config["fusion"]), Smoothing(**config["smoothing"]))
+        kinds = {"plan": WindowPlan, "calibration": Calibration, "fusion": Fusion, "smoothing": Smoothing}
+        return cls(**{name: kind(**config[name]) for name, kind in kinds.items()})
 
 
 def register(store: Store, identity: Identity) -> int:
@@ -51,6 +54,8 @@ def finish(
     """
     n_windows = finishing.plan.count(duration_seconds)
     audio, video = _sides(store.scores(annotation_id)[:n_windows])
+    calibration = finishing.calibration
+    audio, video = calibrate(audio, calibration.audio_temperature), calibrate(video, calibration.video_temperature)
     fused = fuse(audio, video, finishing.fusion)
     store.finish(
         annotation_id,

@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from models import faces, voice
+from models.calibration import Calibration
 from models.fusion import Fusion
 from models.presets import COMPACT, Preset
 from worker.sampling import Sampling
@@ -44,6 +45,7 @@ class Recipe:
     fusion: Fusion = field(default_factory=Fusion)
     gates: Gates = field(default_factory=Gates)
     smoothing: Smoothing = field(default_factory=Smoothing)
+    calibration: Calibration = field(default_factory=Calibration)
 
     @cached_property
     def sampling(self) -> Sampling:
@@ -65,8 +67,7 @@ class Recipe:
             "voice_detector": {"sha256": voice.WEIGHTS_SHA256},
             "face_detector": _face_detector(),
             **self.sampling.describe(self.preset),
-            **{name: asdict(getattr(self, name)) for name in ("plan", "gates", "fusion", "smoothing")},
-            "calibration": None,
+            **{name: asdict(getattr(self, name)) for name in ("plan", "gates", "fusion", "smoothing", "calibration")},
             "adaptation": None,
         }
 

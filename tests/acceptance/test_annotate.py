@@ -518,6 +518,26 @@ def test_fusing_anew_needs_no_media(talk, media, annotated, tmp_path):
     assert "audio_weight" in wrong.stderr
 
 
+def test_a_temperature_changes_how_sure_the_voice_is(annotated, talk, tmp_path):
+    shutil.copy(annotated / "moodreel.db", tmp_path)
+    mean = f"SELECT AVG(confidence) FROM timeline WHERE video = '{talk}'"
+    (before,) = rows(tmp_path / "moodreel.db", mean)
+    doubt = ("--audio-temperature", "4", "--video-temperature", "4")
+    assert moodreel("fuse", talk, *doubt, cwd=tmp_path).returncode == 0
+    assert rows(tmp_path / "moodreel.db", mean) < [before]
+    wrong = moodreel("fuse", talk, "--audio-temperature", "0", cwd=tmp_path)
+    assert (wrong.returncode, "audio_temperature" in wrong.stderr) == (2, True)
+
+
+@on_both
+def test_migrate_makes_the_tables_and_may_be_run_again(on, tmp_path):
+    for _ in range(2):
+        ran = moodreel("migrate", cwd=tmp_path)
+        assert ran.returncode == 0, ran.stderr
+        assert "has schema 0001" in ran.stdout
+    assert rows(tmp_path / "moodreel.db", "SELECT * FROM timeline") == []
+
+
 def test_no_password_is_printed(talk, postgresql_url, tmp_path):
     url = sa.make_url(postgresql_url).set(password="S3CRET")
     for secret in (url, url.set(password=None).update_query_dict({"password": "S3CRET"})):
