@@ -28,8 +28,8 @@ def page(found: dict[str, Any]) -> str:
         "models' calls are timed by their thread's CPU clock, and what the main process uses besides is *windows, "
         "rows, database, finish*. What the decoding child uses is taken apart by reading the clip once more in "
         "one process with the detectors and the conversion timed in the same way, and once more with nothing but "
-        "decoding; the last line of reading is the rest of it. The slower the reading, the fewer faces meet in a "
-        "batch, and the more each of them costs the network.",
+        "decoding; the last line of reading is the rest of it. Where reading is slower, the network needs more "
+        "for each face, probably because fewer of them meet in a batch.",
         _stages(found["stages"]),
         "## Databases",
         "Windows a second: stored in runs of 120, as `annotate` stores them, each in a transaction; and fused anew end "
