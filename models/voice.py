@@ -27,11 +27,6 @@ WEIGHTS_FILE = "silero_vad_16k_sequence.onnx"
 WEIGHTS_SHA256 = "9ccdacc4719d8aa7e45a77536bfabec45a03ba1f2fad5e241ab4060b24238a85"
 
 
-def describe() -> dict[str, str]:
-    """What of the detector decides the numbers."""
-    return {"file": WEIGHTS_FILE, "sha256": WEIGHTS_SHA256}
-
-
 def weights_path() -> Path:
     """Where the network's file lies.
 
