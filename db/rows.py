@@ -51,6 +51,11 @@ class Annotation:
     warning_message: str | None
     duration_seconds: float | None  # true end, once done
 
+    @property
+    def warning(self) -> tuple[str, str] | None:
+        """Code and sentence, for what is wrong with it although it is done."""
+        return None if self.warning_code is None else (self.warning_code, self.warning_message or "")
+
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedSpan:

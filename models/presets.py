@@ -73,7 +73,6 @@ class Preset:
 
 COMPACT_AUDIO, COMPACT_FACE = Checkpoint(WEIGHTS / "audio"), Checkpoint(WEIGHTS / "face")
 COMPACT = Preset("compact", COMPACT_AUDIO, COMPACT_FACE)
-PRESETS = ("compact", "paper")
 PAPER_NEEDS = (
     "the preset paper brings no models: name its two checkpoints with --audio-model and --video-model, each a folder or"
     " an id on the Hugging Face hub, like --audio-model MysticShadow427/wav2vec2-speech-emotion-recognition-crema"
@@ -85,7 +84,7 @@ def preset_of(name: str, audio: str | None = None, video: str | None = None, lab
     """The preset with this name and these checkpoints.
 
     Args:
-        name: one of `PRESETS`.
+        name: `compact` or `paper`.
         audio, video: hub ids or folders; `compact` has its own where they are None, `paper` needs both.
         label_map: a file as `models.labels.read_label_map` reads it.
 

@@ -125,19 +125,17 @@ def _whole_ms(option: str, seconds: float) -> int:
 def _fuse_anew(store: Store, recipe: Any, sources: Sequence[Source]) -> dict[str, Line]:
     """Finish those videos whose windows are there, from a pipeline that differs only in what comes after them."""
     windows = store.windows_of(recipe.identity.windows_digest, {source.uri: source.version for source in sources})
+    if not windows:
+        return {}
+    from worker.finish import fuse_anew
+
     lines: dict[str, Line] = {}
-    for source in sources if windows else ():
+    for source in sources:
         if source.uri in windows:
-            from importlib.metadata import version
-
-            from worker.finish import fuse_anew
-
             store.observe(source.uri, source.version, source.size_bytes)
-            provenance = {"moodreel": version("moodreel")}
             with suppress(LeaseLost, DatabaseLocked):  # then it goes the long way
-                done = store.annotation(fuse_anew(store, windows[source.uri], recipe.identity, provenance=provenance))
-                warning = (done.warning_code, done.warning_message or "") if done.warning_code else None
-                lines[source.uri] = Line(source.uri, DONE, warning=warning)
+                done = store.annotation(fuse_anew(store, windows[source.uri], recipe.identity))
+                lines[source.uri] = Line(source.uri, DONE, warning=done.warning)
     return lines
 
 

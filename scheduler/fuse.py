@@ -82,8 +82,6 @@ def _videos(store: Store, names: Sequence[str], every: bool) -> Iterator[Video |
 
 def _fuse(store: Store, video: Video, changes: dict[str, dict[str, Any]]) -> str:
     """Give a video another timeline; the new pipeline's name."""
-    from importlib.metadata import version
-
     from worker.finish import fuse_anew
     from worker.recipe import Identity
 
@@ -92,5 +90,5 @@ def _fuse(store: Store, video: Video, changes: dict[str, dict[str, Any]]) -> str
     for part, values in changes.items():
         config[part] = config[part] | {name: value for name, value in values.items() if value is not None}
     identity = Identity.of(config)
-    fuse_anew(store, video.current_annotation_id, identity, provenance={"moodreel": version("moodreel")})
+    fuse_anew(store, video.current_annotation_id, identity)
     return identity.name

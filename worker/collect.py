@@ -12,15 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from models.taxonomy import N_EMOTIONS
-from worker.protocol import Picture, Sound, Voice
+from worker.protocol import CHUNK_SAMPLES, SAMPLE_RATE_HZ, Picture, Sound, Voice
 from worker.recipe import Gates
 from worker.windows import WindowPlan
 
 Rows = npt.NDArray[np.float32]
 
-SAMPLE_RATE_HZ = 16_000
 SAMPLES_PER_MS = SAMPLE_RATE_HZ // 1000
-CHUNK_SAMPLES = 512  # of the voice detector: 32 ms
 
 NEVER = 2**62  # a window that no video has
 OK, ABSENT, NO_SPEECH, NO_FACE, UNREADABLE = "ok", "absent", "no_speech", "no_face", "unreadable"

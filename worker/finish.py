@@ -4,6 +4,7 @@ Re-fusing is this, run again.
 """
 
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -44,13 +45,18 @@ def register(store: Store, identity: Identity) -> int:
 
 
 def finish(
-    store: Store, annotation_id: int, finishing: Finishing, duration_seconds: float, *, provenance: dict[str, Any]
+    store: Store,
+    annotation_id: int,
+    finishing: Finishing,
+    duration_seconds: float,
+    *,
+    provenance: dict[str, Any] | None = None,
 ) -> None:
     """Fuse, smooth and publish an annotation whose spans are all done.
 
     Args:
         duration_seconds: the video's true length; windows planned beyond it are dropped.
-        provenance: device, dtype, versions: what may differ between equal results.
+        provenance: device, dtype, batch sizes: what may differ between equal results, besides the version of moodreel.
     """
     n_windows = finishing.plan.count(duration_seconds)
     audio, video = _sides(store.scores(annotation_id)[:n_windows])
@@ -63,11 +69,11 @@ def finish(
         [_segment_row(s) for s in segments(fused, finishing.plan, duration_seconds, finishing.smoothing)],
         duration_seconds=duration_seconds,
         keep_windows=n_windows,
-        provenance=provenance,
+        provenance={**(provenance or {}), "moodreel": version("moodreel")},
     )
 
 
-def fuse_anew(store: Store, source_annotation_id: int, identity: Identity, *, provenance: dict[str, Any]) -> int:
+def fuse_anew(store: Store, source_annotation_id: int, identity: Identity) -> int:
     """Make another timeline of a complete annotation's windows, beside the first; its annotation.
 
     Args:
@@ -86,7 +92,7 @@ def fuse_anew(store: Store, source_annotation_id: int, identity: Identity, *, pr
         if asked.source_annotation_id != owner_id:
             raise LeaseLost("another process is annotating it with this very pipeline; try again when that is done")
         store.begin_attempt(asked.id)
-        finish(store, asked.id, finishing, source.duration_seconds or 0.0, provenance=provenance)
+        finish(store, asked.id, finishing, source.duration_seconds or 0.0)
     return asked.id
 
 

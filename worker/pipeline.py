@@ -9,7 +9,6 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
-from importlib.metadata import version
 from types import TracebackType
 from typing import Self
 
@@ -229,12 +228,9 @@ class Pipeline:
             raise NoStreams(f"{source.uri}: neither sound nor pictures of any length")
         if self._store.states(annotation_id) <= {ABSENT, UNREADABLE}:
             raise Undecodable(f"{source.uri}: no part of its sound or pictures could be decoded")
-        provenance = {**self._models.provenance(), "moodreel": version("moodreel")}
         finishing = Finishing.of(self._recipe.config)
-        finish(self._store, annotation_id, finishing, duration_seconds, provenance=provenance)
-        done = self._store.annotation(annotation_id)
-        warning = (done.warning_code, done.warning_message or "") if done.warning_code else None
-        return Outcome(source, DONE, warning=warning)
+        finish(self._store, annotation_id, finishing, duration_seconds, provenance=self._models.provenance())
+        return Outcome(source, DONE, warning=self._store.annotation(annotation_id).warning)
 
 
 _OWNERS_HERE: set[str] = set()

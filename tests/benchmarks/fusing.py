@@ -48,7 +48,7 @@ def measure(url: str, n_windows: int) -> dict[str, float]:
             recipe = Recipe()
             identity = replace(recipe, fusion=replace(recipe.fusion, rule=rule)).identity
             started = time.perf_counter()
-            fused_id = fuse_anew(store, annotation_id, identity, provenance={})
+            fused_id = fuse_anew(store, annotation_id, identity)
             took.append(time.perf_counter() - started)
             assert store.annotation(fused_id).status == "done"
     return {
@@ -71,7 +71,7 @@ def _store(store: Store, rows: list[tuple[Any, ...]]) -> tuple[int, float]:
         store.checkpoint(claim, rows[first : first + CHECKPOINT_WINDOWS])
     seconds = time.perf_counter() - started
     store.complete_span(claim, duration_seconds)
-    finish(store, annotation_id, Finishing.of(identity.config), duration_seconds, provenance={})
+    finish(store, annotation_id, Finishing.of(identity.config), duration_seconds)
     return annotation_id, seconds
 
 
