@@ -24,7 +24,7 @@ from db.catalogue import Catalogue, make_current, utc_now
 from db.errors import Internal
 from db.fleet import Fleet
 from db.jobs import Jobs
-from db.leases import end_step
+from db.leases import FREE, end_step
 from db.rows import Segment, Status, StepClaim, columns_of
 from db.statements import insert_rows
 from db.tables import (
@@ -222,6 +222,7 @@ def _set_done(
         "provenance": dict(provenance),
         "completed_at": utc_now(),
         "sent_at": None,
+        **FREE,
     }
     values["warning_code"], values["warning_message"] = warning or (None, None)
     connection.execute(sa.update(annotations).where(annotations.c.id == annotation_id).values(values))
