@@ -44,7 +44,7 @@ def _checks(db_url: str) -> Iterator[tuple[str, Callable[[], str]]]:
     for package in PACKAGES:
         yield package, partial(version, package)
     if find_spec("torch") is None:
-        yield "worker", lambda: "not installed: schedules, does not annotate; pip install 'moodreel[worker]' adds it"
+        yield "worker", lambda: "not installed; to annotate: pip install 'moodreel[worker]'"
     else:
         for package in WORKER_PACKAGES:
             yield package, partial(version, package)
@@ -146,5 +146,5 @@ def _print(findings: list[Finding]) -> None:
     table = Table(box=None, pad_edge=False, show_header=False)
     for finding in findings:
         mark = Text("ok", style="green") if finding.fine else Text("BAD", style="red")
-        table.add_row(mark, finding.check, printable(finding.says))
+        table.add_row(mark, finding.check, Text(printable(finding.says)))  # plain: [worker] is no markup
     Console().print(table)

@@ -9,8 +9,11 @@ from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from db.errors import FAILURES
 from scheduler.cli import WORKER_PACKAGES
+from scheduler.show import _counts
 
 ROOT = Path(__file__).parent.parent.parent
 OWN = {"db", "models", "worker", "scheduler"}
@@ -123,3 +126,13 @@ def test_the_doctor_says_that_a_scheduler_does_not_annotate(tmp_path):
     assert "pip install 'moodreel[worker]'" in findings["worker"]
     assert {"python", "moodreel", "celery", "redis", "database"} <= set(findings)
     assert not {"torch", "device", "weights", "decoding"} & set(findings)
+
+
+def test_the_extra_that_is_to_be_installed_is_not_swallowed_as_markup(tmp_path):
+    assert "pip install 'moodreel[worker]'" in " ".join(moodreel("doctor", cwd=tmp_path).stdout.split())
+    console = Console(width=120)
+    with console.capture() as capture:
+        console.print(
+            _counts("failures", {"not_installed": 1}, {"not_installed": FAILURES["not_installed"].what_to_do})
+        )
+    assert "pip install 'moodreel[worker]'" in capture.get()
