@@ -21,6 +21,7 @@ Each class carries a code, and the code is what `failures` shows. Whether trying
     + DecoderTimeout
     + OutOfMemory
   · EquipmentError
+    + NotInstalled
     + WeightsMissing
     + DeviceUnavailable
     + PipelineMismatch
@@ -102,6 +103,9 @@ _LIST = (
     ("out_of_memory", _TRANSIENT,
      "Decoding or recognising this file needed more memory than there was or than is allowed.",
      "Close other programs or use a larger machine, then annotate it again."),
+    ("not_installed", _TRANSIENT,
+     "The command needs packages that only a worker has, and this environment has those of the scheduler alone.",
+     "Install them: pip install 'moodreel[worker]'."),
     ("weights_missing", _TRANSIENT,
      "The weights of a model are missing, or are not what their checksum says.",
      "Install moodreel again, or fetch the model that was named."),
@@ -265,6 +269,12 @@ class OutOfMemory(DecoderError):
 
 class EquipmentError(MoodreelError):
     """Something that this machine needs for the work is missing."""
+
+
+class NotInstalled(EquipmentError):
+    """Raised when a command needs a package that only a worker's environment has."""
+
+    code = "not_installed"
 
 
 class WeightsMissing(EquipmentError):
