@@ -22,10 +22,12 @@ from types import FrameType
 
 from worker import logs
 
+SERVE = ("-m", "worker.serve")
 ALIVE = b"."
 EXIT_REFUSED = 3  # nothing that this machine could do; starting it again would not help
 DEFAULT_CPU_SLOTS, DEFAULT_GPU_SLOTS = 2, 4
 MARGIN_SECONDS = 15.0  # for giving jobs back and saying goodbye, after the grace period
+HEARING_SECONDS = 5.0  # that a process may be late to say that it gets on
 MAX_PAUSE_SECONDS = 60.0  # before a process that keeps dying is started again
 
 _log = logging.getLogger(__name__)
@@ -131,7 +133,7 @@ class _Process:
         status = self._process.poll()
         if status is not None:
             self._ended(status)
-        elif time.monotonic() - self._heard_at > self._stall_seconds + 5.0:
+        elif time.monotonic() - self._heard_at > self._stall_seconds + HEARING_SECONDS:
             _log.error("worker process %d makes no progress and is replaced", self._process.pid)
             self.kill()
             self._ended(-signal.SIGKILL)
@@ -139,7 +141,7 @@ class _Process:
     def _start(self) -> None:
         self._progress, theirs = os.pipe()
         environment = os.environ | ({"CUDA_VISIBLE_DEVICES": self._gpu} if self._gpu is not None else {})
-        command = [sys.executable, "-m", "worker.serve", "--progress", str(theirs), "--number", str(self._number)]
+        command = [sys.executable, *SERVE, "--progress", str(theirs), "--number", str(self._number)]
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
