@@ -5,6 +5,7 @@ no media and no row.
 """
 
 import os
+import re
 import socket
 from typing import Any
 from urllib.parse import urlsplit
@@ -95,7 +96,8 @@ def _transport(visibility_timeout_seconds: int) -> dict[str, Any]:
 def _check(broker_url: str) -> None:
     try:
         parts = urlsplit(broker_url)
-        known = parts.scheme in ("redis", "rediss", "redis+socket") and (parts.port or 1) > 0
+        by_network = parts.scheme in ("redis", "rediss") and (parts.port or 1) > 0
+        known = parts.scheme == "redis+socket" or (by_network and re.fullmatch(r"/?[0-9]*", parts.path) is not None)
     except ValueError:
         known = False
     if not known:
