@@ -52,6 +52,9 @@ class Run:
     cpu_seconds: float
 
 
+MEASURED = ("wall_seconds", "cpu_seconds")
+
+
 def send(kind: str, count: int, sock: int, memory: int) -> None:
     """The child: send a message `count` times, and once more before, then the CPU seconds that it took."""
     channel = Channel(socket.socket(fileno=sock), Ring(memory) if memory >= 0 else None)
@@ -99,14 +102,11 @@ def compare(kind: str, repeats: int, ring_bytes: int) -> str:
     arrays = [value for value in vars(message).values() if isinstance(value, np.ndarray)]
     megabytes = sum(array.nbytes for array in arrays) * count / 1e6
     runs = [(receive(kind, 0), receive(kind, ring_bytes)) for _ in range(repeats)]
-    wall, cpu = ([statistics.median(getattr(run, name) for run in way) for way in zip(*runs, strict=True)]
-                 for name in ("wall_seconds", "cpu_seconds"))  # fmt: skip
-    faster, cheaper = (statistics.median(getattr(a, name) / getattr(b, name) for a, b in runs)
-                       for name in ("wall_seconds", "cpu_seconds"))  # fmt: skip
-    ways = (
-        f"{count / w:7,.0f}/s {megabytes / w:6,.0f} MB/s {c / count * 1e6:6.1f} us"
-        for w, c in zip(wall, cpu, strict=True)
-    )
+    ways = []
+    for way in zip(*runs, strict=True):
+        wall, cpu = (statistics.median(getattr(run, name) for run in way) for name in MEASURED)
+        ways.append(f"{count / wall:7,.0f}/s {megabytes / wall:6,.0f} MB/s {cpu / count * 1e6:6.1f} us")
+    faster, cheaper = (statistics.median(getattr(a, name) / getattr(b, name) for a, b in runs) for name in MEASURED)
     return f"{kind:24} | {' | '.join(ways)} | {faster:5.2f} x {cheaper:5.2f} x"
 
 
