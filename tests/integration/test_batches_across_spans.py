@@ -9,7 +9,7 @@ import pytest
 from db.rows import SpanClaim
 from models.expression import ExpressionModel
 from worker import recognizers
-from worker.protocol import End, Picture, Probe
+from worker.protocol import End, Picture
 from worker.recipe import Recipe
 from worker.recognizers import FACE_BATCH, Recognizers
 from worker.span import SpanRun
@@ -61,7 +61,7 @@ def test_a_batch_is_filled_from_all_spans_in_flight(monkeypatch, device, n_paddi
     monkeypatch.setattr(recognizers, "pick_device", lambda asked: device)
 
     def annotate(index):
-        run = SpanRun(claim(index), Recipe(), models, Probe(container="", has_video=True))
+        run = SpanRun(claim(index), Recipe(), models, has_audio=False, has_video=True)
         return [row for rows in run.rows(events(index, all_read)) for row in rows]
 
     with Recognizers(Recipe(), device) as models, ThreadPoolExecutor(N_SPANS) as pool:
