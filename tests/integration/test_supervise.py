@@ -30,7 +30,7 @@ signal.signal(signal.SIGTERM, signal.SIG_IGN if mood == "deaf" else lambda *_: (
 while True:
     if mood != "silent":
         try:
-            os.write(int(progress), b".")
+            os.write(int(progress), b"!" if mood == "stalled" else b".")
         except BrokenPipeError:
             note("orphaned")
             os._exit(0)
@@ -38,7 +38,7 @@ while True:
 """
 SUPERVISOR = """
 import json, sys, worker.supervise as s
-s.SERVE, s.HEARING_SECONDS, s.MARGIN_SECONDS = (sys.argv[1],), 0.5, 0.5
+s.SERVE, s.MARGIN_SECONDS = (sys.argv[1],), 0.5
 sys.exit(s.supervise(s.WorkOptions("sqlite:///x", "redis://:secret@h/0", **json.loads(sys.argv[2]))))
 """
 
@@ -105,9 +105,9 @@ def test_a_process_that_dies_is_replaced(bed):
     soon(lambda: len(bed.said("started")) == 2)
 
 
-@pytest.mark.parametrize("mood", ["silent", ""])
+@pytest.mark.parametrize("mood", ["silent", "stalled", ""])
 def test_a_process_that_makes_no_progress_is_killed_and_replaced(bed, mood):
-    bed.supervise(mood)
+    bed.supervise(mood, stall_seconds=60.0 if mood == "stalled" else 1.0)
     soon(lambda: bed.said("started"))
     first = bed.said("started")[0][1]
     if not mood:
