@@ -7,10 +7,12 @@ no media and no row.
 import os
 import re
 import socket
+import warnings
 from typing import Any
 from urllib.parse import urlsplit
 
 from celery import Celery
+from celery.exceptions import CPendingDeprecationWarning
 from celery.signals import setup_logging
 
 from db.errors import BadOption
@@ -39,6 +41,8 @@ def make_app(broker_url: str, visibility_timeout_seconds: int | None = None) -> 
     _check(broker_url)
     if visibility_timeout_seconds is None:
         visibility_timeout_seconds = int(os.environ.get(VISIBILITY_TIMEOUT_VARIABLE, VISIBILITY_TIMEOUT_SECONDS))
+    # Celery thinks of ending running tasks when the broker goes away. The row decides, so they had better go on.
+    warnings.filterwarnings("ignore", category=CPendingDeprecationWarning)
     for name in _OVERRIDES:
         os.environ.pop(name, None)
     app = Celery("moodreel", broker=broker_url)
