@@ -61,7 +61,7 @@ class Metrics:
         Raises:
             BadOption: nothing can listen there.
         """
-        disable_created_metrics()
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         try:
             start_http_server(port, host, registry=self.registry)
         except (OSError, OverflowError) as error:
