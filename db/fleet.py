@@ -52,11 +52,11 @@ class Fleet(Database):
         return Submitted(**counts)
 
     def asked_for(self, pipeline_id: int, versions: Mapping[str, str]) -> set[str]:
-        """Those uris whose given version has been asked of this pipeline before, whatever became of it."""
+        """Those uris whose latest version, the one given, has been asked of this pipeline, whatever became of it."""
         query = (
-            sa.select(videos.c.uri, annotations.c.version)
+            sa.select(videos.c.uri, videos.c.version)
             .join(annotations, annotations.c.video_id == videos.c.id)
-            .where(annotations.c.pipeline_id == pipeline_id)
+            .where(annotations.c.pipeline_id == pipeline_id, annotations.c.version == videos.c.version)
         )
         with self.reading() as connection:
             return {

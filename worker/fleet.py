@@ -43,7 +43,7 @@ from db.store import Store
 from models.errors import ModelError
 from worker import logs, metrics
 from worker.finish import Finishing, fuse_anew, publish
-from worker.heartbeat import Held, Heartbeat
+from worker.heartbeat import Heartbeat, Held
 from worker.protocol import Event, Progress
 from worker.reader import ReaderPool
 from worker.recipe import Recipe
@@ -168,9 +168,7 @@ class FleetWorker:
         self.owner = f"{socket.gethostname()}:{os.getpid()}:{time.time_ns()}"
         self._models = Models(options.device)
         self._readers = ReaderPool()
-        self._heartbeat = Heartbeat(
-            store, options.lease_seconds, options.stall_seconds, lambda: self._models.moved_at
-        )
+        self._heartbeat = Heartbeat(store, options.lease_seconds, options.stall_seconds, lambda: self._models.moved_at)
         self._draining, self._stopping = threading.Event(), threading.Event()
         self._spans_done, self._seconds_done, self._refuses = 0, 0.0, ""
         self._lock = threading.Lock()
@@ -236,7 +234,7 @@ class FleetWorker:
                 self._run(job)
             except DatabaseError as error:
                 _log.error("the database failed, and the job is left to its lease: %s", error)
-            except Exception:
+            except Exception:  # noqa: BLE001 - a thread of the pool, which has nobody to tell
                 _log.exception("the job is left to its lease")
 
     def _run(self, job: Job) -> None:
@@ -281,7 +279,7 @@ class FleetWorker:
             if isinstance(error, DatabaseUnreachable | DatabaseLocked):
                 raise
             failure: MoodreelError = error
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever a video sets off is its own failure
             if not isinstance(error, MoodreelError):
                 _log.exception("went wrong")
             failure = as_moodreel_error(error, assignment.video.uri)
@@ -356,11 +354,14 @@ class FleetWorker:
         if video.has_audio is None or video.has_video is None:
             raise ChangedWhileReading(f"{video.uri}: the file changed after it was probed")
         run = SpanRun(claim, recipe, models, has_audio=video.has_audio, has_video=video.has_video)
-        with opened(source) as descriptor, self._readers.reader() as reader:
-            with closing(reader.read(descriptor, source.uri, read_request(claim, recipe))) as events:
-                for rows in run.rows(self._watched(events, held)):
-                    self._patiently(partial(self._store.checkpoint, claim, rows))
-                    held.moved()
+        with (
+            opened(source) as descriptor,
+            self._readers.reader() as reader,
+            closing(reader.read(descriptor, source.uri, read_request(claim, recipe))) as events,
+        ):
+            for rows in run.rows(self._watched(events, held)):
+                self._patiently(partial(self._store.checkpoint, claim, rows))
+                held.moved()
         self._patiently(lambda: self._store.complete_span(claim, run.true_end_seconds, run.warning))
         end = claim.end_seconds if run.true_end_seconds is None else run.true_end_seconds
         seconds = max(0.0, (end or 0.0) - claim.start_seconds)
@@ -380,9 +381,7 @@ class FleetWorker:
     def _finish(self, claim: StepClaim, assignment: Assignment) -> None:
         recipe, models = self._models.recipe(assignment.pipeline), self._models.recognizers(assignment.pipeline)
         finishing = Finishing.of(recipe.config)
-        publish(
-            self._store, assignment.annotation.id, assignment.video.uri, finishing, models.provenance(), claim
-        )
+        publish(self._store, assignment.annotation.id, assignment.video.uri, finishing, models.provenance(), claim)
 
     def _patiently(self, ask: Callable[[], _T]) -> _T:
         """Ask the database, and if it is away or busy ask again for as long as a lease may last.

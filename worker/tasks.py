@@ -1,5 +1,7 @@
 """The Celery tasks: each carries the id of one job, and the job's row decides what is done."""
 
+from collections.abc import Callable
+
 from celery import Celery
 
 from db.rows import JOB_KINDS
@@ -12,7 +14,7 @@ def register(app: Celery, worker: FleetWorker) -> None:
         app.task(name=kind)(_task(worker, kind))
 
 
-def _task(worker: FleetWorker, kind: str):  # type: ignore[no-untyped-def]
+def _task(worker: FleetWorker, kind: str) -> Callable[[str], None]:
     def task(job_id: str) -> None:
         worker.run(kind, job_id)
 
