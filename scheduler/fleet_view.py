@@ -10,7 +10,7 @@ from db.rows import FleetStatus
 
 def fleet_tables(fleet: FleetStatus) -> list[RenderableType]:
     """Speed and queue, failures by code, and the workers."""
-    parts: list[RenderableType] = [Text(fleet_line(fleet), style="bold")]
+    parts: list[RenderableType] = [Text(part, style="bold") for part in _summary(fleet)]
     if fleet.failures:
         said = ", ".join(f"{n} {code}" for code, n in sorted(fleet.failures.items()))
         parts.append(Text(f"failed in the fleet: {said}"))
@@ -23,12 +23,16 @@ def fleet_tables(fleet: FleetStatus) -> list[RenderableType]:
 
 
 def fleet_line(fleet: FleetStatus) -> str:
-    """Speed, queue and the time that is left, in one line."""
-    left = "?" if fleet.eta_seconds is None else rough(fleet.eta_seconds)
-    queue = f"queue: {fleet.queue_videos} videos, {rough(fleet.queue_seconds)} of video"
-    speed = f"{fleet.videos_per_hour:.0f} videos/h, {rough(fleet.video_seconds_per_hour)} of video/h"
+    """Queue, speed and the time that is left, in one line."""
+    return "; ".join(_summary(fleet))
+
+
+def _summary(fleet: FleetStatus) -> tuple[str, str]:
+    left = "unknown" if fleet.eta_seconds is None else rough(fleet.eta_seconds)
     running = f"{fleet.jobs.get('running', 0)} jobs running"
-    return f"{queue}; {running}; {speed}; time left: {left if fleet.queue_videos else '-'}"
+    queue = f"queue: {fleet.queue_videos} videos, {rough(fleet.queue_seconds)} of video, {running}"
+    speed = f"speed: {fleet.videos_per_hour:.0f} videos/h, {rough(fleet.video_seconds_per_hour)} of video/h"
+    return queue, f"{speed}, time left: {left if fleet.queue_videos else '-'}"
 
 
 def rough(seconds: float) -> str:
@@ -41,10 +45,11 @@ def rough(seconds: float) -> str:
 
 def _workers(fleet: FleetStatus) -> Table:
     table = Table(box=None, pad_edge=False)
-    for name in ("", "host", "pid", "device", "state"):
-        table.add_column(name)
-    for name in ("running", "slots", "spans", "of video", "seen"):
-        table.add_column(name, justify="right")
+    for name in ("", "host", "pid", "device"):
+        table.add_column(name, no_wrap=True)
+    for name in ("running", "slots", "spans", "video", "seen ago"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("state", overflow="fold")
     for worker in fleet.workers:
         counts = (str(worker.running), str(worker.slots), str(worker.spans_done), rough(worker.seconds_done))
         row = (
@@ -52,9 +57,9 @@ def _workers(fleet: FleetStatus) -> Table:
             worker.host,
             str(worker.pid),
             worker.device or "",
-            worker.state,
             *(counts if worker.kind == "worker" else ("",) * len(counts)),
-            f"{worker.seen_seconds_ago:.0f} s ago",
+            f"{worker.seen_seconds_ago:.0f} s",
+            worker.state,
         )
         table.add_row(*(Text(printable(cell)) for cell in row))
     return table

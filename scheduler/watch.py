@@ -18,6 +18,8 @@ from scheduler.queue import Queue
 from scheduler.sources import find
 from scheduler.submit import batches
 
+STOP_SECONDS = 10.0  # for threads to end; one may hang for ever, in a share that does not answer
+
 _log = logging.getLogger(__name__)
 
 
@@ -50,7 +52,7 @@ def run(options: WatchOptions) -> int:
     stop, metrics = Event(), Metrics()
     with Store(options.db_url) as store:
         queue = Queue(options.broker_url)
-        jobs: list[Callable[[], None]] = [lambda: Feeder(store, queue, metrics).run(stop)]
+        jobs: list[Callable[[], object]] = [lambda: Feeder(store, queue, metrics).run(stop)]
         if options.folders:
             watcher = Watcher(store, store.pipeline_named(options.pipeline), options)
             jobs.append(lambda: watcher.run(stop))
@@ -61,17 +63,17 @@ def run(options: WatchOptions) -> int:
             signal.signal(number, lambda *_: stop.set())
         logs.set_up(options.log_format)
         _log.info("started", extra={"database": store.name, "folders": list(options.folders)})
-        all_is_well = _together(jobs, stop)
+        all_is_well = together(jobs, stop)
         queue.close()
     _log.info("stopped")
     return 0 if all_is_well else EXIT_FAILED
 
 
-def _together(jobs: Sequence[Callable[[], None]], stop: Event) -> bool:
+def together(jobs: Sequence[Callable[[], object]], stop: Event) -> bool:
     """Run each in a thread of its own until told to stop; False if one of them broke, which stops the others."""
     broken: list[Exception] = []
 
-    def run_one(job: Callable[[], None]) -> None:
+    def run_one(job: Callable[[], object]) -> None:
         try:
             job()
         except MoodreelError as error:
@@ -83,12 +85,13 @@ def _together(jobs: Sequence[Callable[[], None]], stop: Event) -> bool:
         finally:
             stop.set()
 
-    threads = [Thread(target=run_one, args=(job,)) for job in jobs]
+    threads = [Thread(target=run_one, args=(job,), daemon=True) for job in jobs]
     for thread in threads:
         thread.start()
     stop.wait()
+    until = time.monotonic() + STOP_SECONDS
     for thread in threads:
-        thread.join()
+        thread.join(max(0.0, until - time.monotonic()))
     return not broken
 
 
@@ -141,9 +144,8 @@ class Watcher:
             found = {_key(item): item for item in some if isinstance(item, Source)}
             known |= found.keys() & self._known
             ready = self._ready({key: item for key, item in found.items() if key not in self._known})
-            chosen = {key for key, is_ready in ready.items() if is_ready}
-            submitted += self._submit([found[key] for key in chosen])
-            known |= chosen | {key for key, is_ready in ready.items() if is_ready is None}
+            submitted += self._submit([found[key] for key, is_ready in ready.items() if is_ready])
+            known |= {key for key, is_ready in ready.items() if is_ready is not False}
             waiting |= {key for key, is_ready in ready.items() if is_ready is False}
         self._known, self._waiting, self._complaints = known, waiting, complaints
         return submitted

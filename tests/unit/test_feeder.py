@@ -119,6 +119,34 @@ def test_lost_messages_are_sent_again_though_redis_was_full_but_not_at_once(stor
     assert queue.ids == before
 
 
+def test_what_a_scheduler_marked_before_it_died_is_sent_by_the_next(store, queue, feeder):
+    submit(store, 3)
+    assert len(store.take_due(10, 300.0)) == 3
+    feeder.tick()
+    assert queue.messages == []
+    time.sleep(LOST + 0.1)
+    feeder.tick()
+    assert queue.ids == [1, 2, 3]
+
+
+def test_the_spans_of_a_video_that_failed_hold_no_place(store, queue, feeder):
+    submit(store, 1)
+    feeder.tick()
+    (step,) = take(store, queue, 1)
+    store.plan(step.annotation_id, planned(*range(30)), step)
+    feeder.tick()
+    assert len(queue.messages) == MIN_MESSAGES
+    claim = store.claim_span(queue.messages.pop(0).job, "w", 60.0, 5)
+    store.fail_job(claim, "not_media", "no", permanent=True, max_attempts=5, delay_seconds=0.0)
+    while queue.messages:  # workers find nothing to do
+        assert store.claim_span(queue.messages.pop(0).job, "w", 60.0, 5) is None
+    submit(store, 20, "/others")
+    for _ in range(3):
+        feeder.tick()
+        time.sleep(LOST)
+    assert len(queue.messages) == MIN_MESSAGES
+
+
 def test_one_lost_among_many_is_found(store, queue, feeder):
     submit(store, 40)
     feeder.tick()

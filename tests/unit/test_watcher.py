@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import threading
 import time
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from db.errors import DatabaseLocked
 from db.identity import uri_of
 from db.rows import Submitted
 from db.store import Store
-from scheduler.watch import Watcher, WatchOptions
+from scheduler.watch import Watcher, WatchOptions, together
 from tests.database import missing
 
 
@@ -185,3 +186,22 @@ def test_many_files_at_once(watcher, store, folder):
     for number in range(1203):
         write(folder / f"{number}.mp4")
     assert looks(watcher, 3) == [0, 1203, 0]
+    due = [store.assignment(item.job.annotation_id).video.uri for item in store.take_due(3, 60.0)]
+    assert due == [uri_of(folder / name) for name in ("0.mp4", "1.mp4", "10.mp4")]
+
+
+@pytest.mark.parametrize("error", [DatabaseLocked("no"), ZeroDivisionError()], ids=["known", "unknown"])
+def test_a_service_of_which_one_part_breaks_ends_as_a_whole_and_says_so(error, caplog):
+    stop = threading.Event()
+
+    def breaks() -> None:
+        raise error
+
+    assert together([lambda: stop.wait(30), breaks], stop) is False
+    assert stop.is_set()
+    assert [record.levelname for record in caplog.records] == ["CRITICAL"]
+
+
+def test_a_service_that_is_told_to_stop_ends_well():
+    stop = threading.Event()
+    assert together([lambda: stop.wait(30), stop.set], stop) is True
