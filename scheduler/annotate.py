@@ -49,11 +49,10 @@ def run(paths: Sequence[str], options: AnnotateOptions) -> int:
     lines = [Line("", FAILED, error=item) for item in found if isinstance(item, MoodreelError)]
     for line in lines:
         _complain(stderr(), line)
-    with Store(options.db_url) as store:
+    with _second_interrupt_exits(), Store(options.db_url) as store:
         try:
-            with _second_interrupt_exits():
-                sources = [item for item in found if isinstance(item, Source)]
-                lines += _lines(store, recipe, sources, options)
+            sources = [item for item in found if isinstance(item, Source)]
+            lines += _lines(store, recipe, sources, options)
         except KeyboardInterrupt:
             stderr().print("Interrupted. What is done is kept; the same command carries on from here.")
             return EXIT_INTERRUPTED

@@ -83,8 +83,6 @@ def _serve(options: WorkOptions, number: int, pulse: _Pulse) -> int:
     )
     app = make_app(options.broker_url)
     signals.setup_logging.connect(lambda **_: None, weak=False)  # or Celery would set up its own
-    for repeated in ("celery.worker.strategy", "celery.app.trace"):  # each job says itself what became of it
-        logging.getLogger(repeated).setLevel(logging.WARNING)
     with Store(options.db_url) as store, FleetWorker(store, fleet) as worker:
         with logs.about(worker=worker.owner):
             worker.check()

@@ -56,7 +56,7 @@ class WorkOptions:
     max_attempts: int = 5
     metrics_port: int | None = None
     metrics_host: str = "127.0.0.1"
-    log_format: str = "text"
+    log_format: str = "json"
 
 
 def supervise(options: WorkOptions) -> int:
