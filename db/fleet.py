@@ -15,7 +15,7 @@ from db.errors import Cancelled, PipelineUnknown
 from db.identity import Source
 from db.jobs import TO_ANNOTATE, TO_FINISH, TO_PLAN, UNFINISHED
 from db.leases import FREE
-from db.rows import JOB_KINDS, FleetStatus, Pipeline, SeenWorker, Submitted, Worker, columns_of
+from db.rows import JOB_KINDS, Annotation, FleetStatus, Pipeline, SeenWorker, Submitted, Worker, columns_of
 from db.session import Database
 from db.statements import unix_now, upsert
 from db.tables import annotations, pipeline_names, pipelines, source_limits, spans, videos, workers
@@ -65,6 +65,22 @@ class Fleet(Database):
                 for uri, version in connection.execute(query.where(videos.c.uri.in_(some)))
                 if versions[uri] == version
             }
+
+    def ended(self, pipeline_id: int, versions: Mapping[str, str]) -> dict[str, Annotation]:
+        """For each uri whose given version this pipeline is through with, well or not, its annotation."""
+        query = (
+            sa.select(videos.c.uri, *columns_of(annotations, Annotation))
+            .join(annotations, annotations.c.video_id == videos.c.id)
+            .where(annotations.c.pipeline_id == pipeline_id, annotations.c.status.in_(("done", "failed")))
+        )
+        found: dict[str, Annotation] = {}
+        with self.reading() as connection:
+            for some in batches(versions):
+                for row in connection.execute(query.where(videos.c.uri.in_(some))):
+                    annotation = Annotation(**{k: v for k, v in row._mapping.items() if k != "uri"})
+                    if versions[row.uri] == annotation.version:
+                        found[row.uri] = annotation
+        return found
 
     def retry(self, uris: Sequence[str] = (), code: str | None = None) -> int:
         """Put failed annotations of videos' latest versions back into the queue; how many.
