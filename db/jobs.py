@@ -397,7 +397,9 @@ def _free_readers(connection: sa.Connection, now: float) -> dict[str, int]:
     if not limits:
         return {}
     plans = sa.select(annotations.c.limited_by).where(annotations.c.status == "pending")
-    of_spans = sa.select(annotations.c.limited_by).join(spans, spans.c.annotation_id == annotations.c.id)
+    # One by one: few spans are sent or at work, but a join of the two would tempt a planner to read all annotations.
+    of_it = annotations.c.id == spans.c.annotation_id
+    of_spans = sa.select(sa.select(annotations.c.limited_by).where(of_it).scalar_subquery().label("limited_by"))
     reading = sa.union_all(
         *(
             query.where(reads)
