@@ -35,7 +35,8 @@ from db.tables import annotations, pipelines, source_limits, spans, videos
 
 Claim = SpanClaim | StepClaim
 
-UNFINISHED = ("pending", "planned", "running")  # statuses of annotations
+BEGUN = ("planned", "running")  # statuses of annotations
+UNFINISHED = ("pending", *BEGUN)
 FAILED, AGAIN, LOST = "failed", "again", "lost"  # what may become of a job that failed
 
 
@@ -152,7 +153,7 @@ class Jobs(Leases):
             query = (
                 sa.select(spans.c.attempts, spans.c.error_code, spans.c.error_message)
                 .join(annotations, annotations.c.id == spans.c.annotation_id)
-                .where(*_key(job), annotations.c.status.in_(("planned", "running")))
+                .where(*_key(job), annotations.c.status.in_(BEGUN))
                 .where(sa.or_(spans.c.status == "pending", spans.c.status == "running"), *_free(spans, now))
                 # The annotation too, so that it is not cancelled or failed in the same moment.
                 .with_for_update(of=(spans, annotations), key_share=True)
@@ -253,8 +254,8 @@ class Jobs(Leases):
 
 # In the words of the partial indexes, with no parameters, so that these serve whatever plan a database keeps.
 _ASKED = annotations.c.queue_key.is_not(None)
-_BEGUN = sa.and_(_ASKED, sa.literal_column("annotations.status IN ('planned', 'running')", sa.Boolean))
-TO_PLAN = sa.and_(_ASKED, sa.literal_column("annotations.status = 'pending'", sa.Boolean))
+_BEGUN = sa.and_(_ASKED, annotations.c.status.in_([sa.literal_column(f"'{status}'") for status in BEGUN]))
+TO_PLAN = sa.and_(_ASKED, annotations.c.status == sa.literal_column("'pending'"))
 TO_ANNOTATE = sa.and_(_BEGUN, annotations.c.spans_done_at.is_(None))
 TO_FINISH = sa.and_(_BEGUN, annotations.c.spans_done_at.is_not(None))
 
@@ -308,7 +309,7 @@ def _free(table: sa.Table, now: float) -> tuple[sa.ColumnElement[bool], ...]:
 def _spans_are_done() -> sa.ColumnElement[bool]:
     of_it = spans.c.annotation_id == annotations.c.id
     return sa.and_(
-        annotations.c.status.in_(("planned", "running")),
+        annotations.c.status.in_(BEGUN),
         sa.exists().where(of_it),
         ~sa.exists().where(of_it, spans.c.status != "done"),
     )
@@ -396,7 +397,9 @@ def _free_readers(connection: sa.Connection, now: float) -> dict[str, int]:
     if not limits:
         return {}
     plans = sa.select(annotations.c.limited_by).where(annotations.c.status == "pending")
-    of_spans = sa.select(annotations.c.limited_by).join(spans, spans.c.annotation_id == annotations.c.id)
+    # One by one: few spans are sent or at work, but a join of the two would tempt a planner to read all annotations.
+    of_it = annotations.c.id == spans.c.annotation_id
+    of_spans = sa.select(sa.select(annotations.c.limited_by).where(of_it).scalar_subquery().label("limited_by"))
     reading = sa.union_all(
         *(
             query.where(reads)

@@ -2,6 +2,7 @@
 
 import pytest
 
+from db import jobs
 from db.errors import LeaseLost
 from db.rows import FINISH, PLAN, SPAN, DueJob, Job
 from tests.database import planned, requested, window_row
@@ -163,6 +164,25 @@ def test_what_was_annotated_without_the_fleet_is_not_the_fleets(store):
     assert store.cancel() == 0
     assert set(store.fleet().jobs.values()) == {0}
     assert {store.annotation(key).status for key in (pending, begun, ready)} == {"pending", "planned", "running"}
+
+
+def test_choosing_reads_only_what_is_next(store):
+    """By indexes which hold only that: not all that was ever annotated, nor all that is asked for."""
+    for sql in _choosing(store):
+        with store.reading() as connection:
+            explain = "EXPLAIN QUERY PLAN " if connection.dialect.name == "sqlite" else "EXPLAIN "
+            if connection.dialect.name == "postgresql":  # which reads small tables whole, if it may
+                connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
+                connection.exec_driver_sql("SET LOCAL enable_sort = off")
+            told = "\n".join(str(row) for row in connection.exec_driver_sql(explain + sql))
+        assert "ix_annotations_to_" in told, told
+        assert "SCAN annotations" not in told, told
+        assert "Seq Scan" not in told, told
+
+
+def _choosing(store):
+    queries = (jobs._plans(1.0, "", 9), jobs._spans(1.0, "", 9), jobs._finishes(1.0, 9))
+    return [str(query.compile(store.engine, compile_kwargs={"literal_binds": True})) for query in queries]
 
 
 # --- messages: sent, lost, not taken by the broker

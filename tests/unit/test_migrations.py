@@ -8,12 +8,15 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from db import errors, session, views
+from db.identity import Source
+from db.rows import Submitted
 from db.session import REVISIONS, Database, migrate, open_engine
 from db.store import Store
 from db.tables import metadata
@@ -68,6 +71,111 @@ def test_migrating_again_keeps_everything(database_url):
         migrate(store.engine)
     with Store(database_url) as store:
         assert store.status().annotations == {"done": 1}
+
+
+# --- databases that an older moodreel wrote
+
+NOW = "'2026-01-01 00:00:00'"
+OLD_ROWS = (
+    f"""INSERT INTO videos (id, uri, version, size_bytes, duration_seconds, created_at, updated_at)
+    VALUES (1, 'done.mp4', '1', 10, 2, {NOW}, {NOW}), (2, 'begun.mp4', '1', 10, 4, {NOW}, {NOW}),
+        (3, 'ready.mp4', '1', 10, 2, {NOW}, {NOW}), (4, 'bad.mp4', '1', 10, NULL, {NOW}, {NOW})""",
+    f"""INSERT INTO pipelines (id, digest, windows_digest, name, config, created_at)
+    VALUES (1, 'd1', 'w1', 'compact', '{{"window_seconds": 2.0}}', {NOW})""",
+    f"""INSERT INTO annotations (id, video_id, version, pipeline_id, status, attempts, duration_seconds, created_at,
+        completed_at, error_code, error_message)
+    VALUES (1, 1, '1', 1, 'done', 1, 2, {NOW}, {NOW}, NULL, NULL),
+        (2, 2, '1', 1, 'running', 1, NULL, {NOW}, NULL, NULL, NULL),
+        (3, 3, '1', 1, 'running', 1, NULL, {NOW}, NULL, NULL, NULL),
+        (4, 4, '1', 1, 'failed', 2, NULL, {NOW}, {NOW}, 'not_media', 'bad.mp4 is text.')""",
+    """INSERT INTO spans (annotation_id, span_index, first_window, last_window, start_seconds, end_seconds, status,
+        lease_owner, lease_until, epoch, attempts, windows_done, true_end_seconds)
+    VALUES (1, 0, 0, NULL, 0, NULL, 'done', NULL, NULL, 1, 1, 1, 2),
+        (2, 0, 0, 2, 0, 2, 'done', NULL, NULL, 1, 1, 0, NULL),
+        (2, 1, 2, NULL, 2, NULL, 'running', 'old', 1, 3, 3, 0, NULL),
+        (3, 0, 0, NULL, 0, NULL, 'done', NULL, NULL, 1, 1, 1, 2)""",
+    *(
+        f"""INSERT INTO windows (annotation_id, window_index, start_seconds, end_seconds, audio_state, video_state)
+        VALUES ({annotation_id}, 0, 0, 2, 'absent', 'no_face')"""
+        for annotation_id in (1, 3)
+    ),
+    "INSERT INTO segments (annotation_id, segment_index, start_seconds, end_seconds) VALUES (1, 0, 0, 2)",
+    "UPDATE videos SET current_annotation_id = 1 WHERE id = 1",
+)
+
+
+def _alembic(connection, move, revision):
+    config = Config()
+    config.set_main_option("script_location", str(session._MIGRATIONS))
+    config.attributes["connection"] = connection
+    move(config, revision)
+
+
+def _first_revision(url):
+    """A database as the first moodreel wrote it, with rows of every kind, and what they were."""
+    engine = open_engine(url)
+    with engine.begin() as connection:
+        _alembic(connection, command.upgrade, "0001")
+        for statement in OLD_ROWS:
+            connection.execute(sa.text(statement))
+        for table in ("videos", "pipelines", "annotations") if connection.dialect.name == "postgresql" else ():
+            connection.exec_driver_sql(
+                f"SELECT setval(pg_get_serial_sequence('{table}', 'id'), (SELECT max(id) FROM {table}))"
+            )
+        kept = _rows(connection)
+    engine.dispose()
+    return kept
+
+
+def _rows(connection, like=None):
+    """All rows of the first revision's tables and columns, or of those of `like`."""
+    tables = ("videos", "pipelines", "annotations", "spans", "windows", "fused_windows", "segments")
+    found = {}
+    for table in tables:
+        names = [column["name"] for column in sa.inspect(connection).get_columns(table)]
+        if like is not None:
+            names = [name for name in names if name in like[table][0]]
+        query = sa.text(f"SELECT {', '.join(names)} FROM {table} ORDER BY 1, 2")
+        found[table] = (names, [tuple(row) for row in connection.execute(query)])
+    return found
+
+
+def test_an_older_database_keeps_its_rows(database_url):
+    kept = _first_revision(database_url)
+    with Store(database_url) as store:
+        with store.reading() as connection:
+            assert _rows(connection, like=kept) == kept
+            assert connection.execute(sa.text("SELECT COUNT(*) FROM timeline")).scalar() == 1
+        assert store.status().annotations == {"done": 1, "running": 2, "failed": 1}
+        assert store.take_due(10, 300.0) == []  # nobody asked the fleet for any of it
+        assert store.finished("d1", {"done.mp4": "1"}) == {"done.mp4"}
+
+
+def test_the_fleet_goes_on_where_an_older_moodreel_stopped(database_url):
+    _first_revision(database_url)
+    with Store(database_url) as store:
+        uris = ("done.mp4", "begun.mp4", "ready.mp4", "bad.mp4", "new.mp4")
+        asked = store.submit(1, [Source(uri, "1", 10, 0.0) for uri in uris])
+        assert asked == Submitted(new=1, waiting=2, done=1, again=1)
+        due = [(item.job.kind, item.job.annotation_id) for item in store.take_due(10, 300.0)]
+        new = store.video("new.mp4").id
+        assert due[:3] == [("finish", 3), ("annotate_span", 2), ("plan", 4)]
+        assert [(kind, store.assignment(key).video.id) for kind, key in due[3:]] == [("plan", new)]
+
+
+def test_going_back_to_the_first_revision_and_on_again(database_url):
+    kept = _first_revision(database_url)
+    with Store(database_url) as store:
+        store.submit(1, [Source("new.mp4", "1", 10, 0.0)])
+        with store.writing() as connection:
+            connection.execute(sa.text("DELETE FROM videos WHERE uri = 'new.mp4'"))
+            views.drop_views(connection)
+            _alembic(connection, command.downgrade, "0001")
+            assert _rows(connection) == kept
+            assert "workers" not in sa.inspect(connection).get_table_names()
+    with Store(database_url) as store, store.reading() as connection:
+        assert _rows(connection, like=kept) == kept
+        assert _checks(store.engine)
 
 
 def test_several_may_migrate_at_once(database_url):
