@@ -5,12 +5,14 @@ What is missing on a user's machine skips the tests that need it; where CI is se
 
 import os
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.database import database_url, missing, postgresql_server, postgresql_url, store
 from tests.fetch_media import CLIPS, cache_folder, fetch
+from tests.servers import RedisServer, ServerMissing
 
 __all__ = ["database_url", "postgresql_server", "postgresql_url", "store"]
 
@@ -41,3 +43,15 @@ def data() -> Path:
             with tarfile.open(archive) as tar:
                 tar.extractall(unpacked, filter="data")
     return unpacked
+
+
+@pytest.fixture
+def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
+    """An empty Redis of the test's own."""
+    try:
+        server = RedisServer(tmp_path)
+    except ServerMissing as reason:
+        missing(str(reason))
+        raise
+    with server:
+        yield server
