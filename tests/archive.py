@@ -122,7 +122,8 @@ def write(path: Path, cut: Cut, width: int = WIDTH, height: int = HEIGHT) -> Pat
             video.width, video.height, video.pix_fmt = width, height, "yuv420p"
             streams.append((video, _frames(cut, width, height)))
         if cut.sound is not None:
-            streams.append((out.add_stream("aac", rate=SOUND_HZ, layout="mono"), _blocks(cut)))
+            options = {"aac_pns": "0"}  # noise that decoders make up depends on where they begin, and moves a result
+            streams.append((out.add_stream("aac", rate=SOUND_HZ, layout="mono", options=options), _blocks(cut)))
         out.start_encoding()
         packets = [packet for stream, frames in streams for frame in [*frames, None] for packet in stream.encode(frame)]
         for packet in sorted(packets, key=lambda packet: packet.dts * packet.time_base):
