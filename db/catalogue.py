@@ -1,13 +1,14 @@
 """Videos, pipelines, and which of the one have been annotated with which of the other."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Any
 
 import sqlalchemy as sa
 
+from db.leases import FREE
 from db.rows import Annotation, MediaFacts, Video, columns_of
 from db.session import Database
 from db.statements import unix_now, upsert
@@ -41,26 +42,9 @@ class Catalogue(Database):
         Seeing the same version again adds facts and takes none away; a new version starts afresh, without a current
         annotation. The uri must be valid Unicode, so a file name that is not must be quoted first.
         """
-        known = asdict(facts or MediaFacts())
-        now = utc_now()
+        row = {"uri": uri, "version": version, "size_bytes": size_bytes, **asdict(facts or MediaFacts())}
         with self.writing() as connection:
-            statement = upsert(connection, videos).values(
-                uri=uri, version=version, size_bytes=size_bytes, created_at=now, updated_at=now, **known
-            )
-            new = statement.excluded
-            same = videos.c.version == new.version
-            kept = {
-                name: sa.case((same, sa.func.coalesce(new[name], videos.c[name])), else_=new[name]) for name in known
-            }
-            changes = {
-                "version": new.version,
-                "size_bytes": new.size_bytes,
-                "updated_at": new.updated_at,
-                "current_annotation_id": sa.case((same, videos.c.current_annotation_id), else_=None),
-                **kept,
-            }
-            statement = statement.on_conflict_do_update(index_elements=["uri"], set_=changes)
-            return int(connection.execute(statement.returning(videos.c.id)).scalar_one())
+            return observed(connection, [row])[uri]
 
     def video(self, uri: str) -> Video | None:
         query = sa.select(*columns_of(videos, Video)).where(videos.c.uri == uri)
@@ -131,7 +115,7 @@ class Catalogue(Database):
                 annotations.c.status == "done",
             )
         )
-        for some in _batches(versions):
+        for some in batches(versions):
             yield from connection.execute(query.where(videos.c.uri.in_(some)))
 
     def request(
@@ -152,7 +136,7 @@ class Catalogue(Database):
             query = sa.select(*columns_of(annotations, Annotation)).filter_by(**key).with_for_update()
             found = Annotation(**connection.execute(query).one()._mapping)
             if found.status == "failed":
-                _reopen(connection, found.id)
+                reopen(connection, found.id)
                 found = Annotation(**connection.execute(query).one()._mapping)
             elif found.status == "done":
                 make_current(connection, found.id)
@@ -178,7 +162,7 @@ class Catalogue(Database):
         )
         found: dict[str, int] = {}
         with self.reading() as connection:
-            for some in _batches(versions):
+            for some in batches(versions):
                 for uri, version, annotation_id in connection.execute(query.where(videos.c.uri.in_(some))):
                     if versions[uri] == version:
                         found[uri] = annotation_id
@@ -216,13 +200,34 @@ class Catalogue(Database):
         statement = (
             sa.update(annotations)
             .where(annotations.c.id == annotation_id, annotations.c.status != "done")
-            .values(status="failed", error_code=code, error_message=message, completed_at=utc_now())
+            .values(**FREE, status="failed", error_code=code, error_message=message, completed_at=utc_now())
         )
         with self.writing() as connection:
             recorded = connection.execute(statement).rowcount == 1
             if recorded and discard:
                 _discard(connection, annotation_id)
         return recorded
+
+
+def observed(connection: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Record videos as `Catalogue.observe` does, many at a time; their ids by uri, of which none may come twice."""
+    now = utc_now()
+    statement = upsert(connection, videos).values([{**row, "created_at": now, "updated_at": now} for row in rows])
+    new = statement.excluded
+    same = videos.c.version == new.version
+    kept = {
+        name: sa.case((same, sa.func.coalesce(new[name], videos.c[name])), else_=new[name])
+        for name in (field.name for field in fields(MediaFacts))
+    }
+    changes = {
+        "version": new.version,
+        "size_bytes": new.size_bytes,
+        "updated_at": new.updated_at,
+        "current_annotation_id": sa.case((same, videos.c.current_annotation_id), else_=None),
+        **kept,
+    }
+    statement = statement.on_conflict_do_update(index_elements=["uri"], set_=changes)
+    return {uri: int(key) for uri, key in connection.execute(statement.returning(videos.c.uri, videos.c.id))}
 
 
 def _is_held(connection: sa.Connection, annotation_id: int) -> bool:
@@ -237,20 +242,24 @@ def _discard(connection: sa.Connection, annotation_id: int) -> None:
         connection.execute(sa.delete(table).where(table.c.annotation_id == annotation_id))
 
 
-def _batches(uris: Iterable[str]) -> Iterator[list[str]]:
+def batches(uris: Iterable[str]) -> Iterator[list[str]]:
     """As many at a time as a query takes."""
     waiting = iter(uris)
     while some := list(islice(waiting, _URIS_PER_QUERY)):
         yield some
 
 
-def _reopen(connection: sa.Connection, annotation_id: int) -> None:
-    cleared = dict.fromkeys(("error_code", "error_message", "warning_code", "warning_message", "completed_at"))
-    connection.execute(
-        sa.update(annotations).where(annotations.c.id == annotation_id).values(status="pending", **cleared)
+def reopen(connection: sa.Connection, annotation_id: int) -> None:
+    """Let a failed annotation be tried again, from what its spans have done already."""
+    cleared = dict.fromkeys(
+        ("error_code", "error_message", "warning_code", "warning_message", "completed_at", "available_at", "sent_at")
     )
     connection.execute(
-        sa.update(spans)
-        .where(spans.c.annotation_id == annotation_id, spans.c.status == "failed")
-        .values(status="pending")
+        sa.update(annotations)
+        .where(annotations.c.id == annotation_id)
+        .values(**FREE, **cleared, status="pending", claims=0)
     )
+    anew = dict.fromkeys(("available_at", "sent_at", "error_code", "error_message"))
+    of_it = sa.update(spans).where(spans.c.annotation_id == annotation_id)
+    connection.execute(of_it.where(spans.c.status == "failed").values(status="pending"))
+    connection.execute(of_it.where(spans.c.status != "done").values(**anew, attempts=0))

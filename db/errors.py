@@ -21,13 +21,19 @@ Each class carries a code, and the code is what `failures` shows. Whether trying
     + DecoderTimeout
     + OutOfMemory
   · EquipmentError
+    + NotInstalled
     + WeightsMissing
     + DeviceUnavailable
+    + PipelineMismatch
   · DatabaseError
     + DatabaseLocked
     + DatabaseNewer
     + DatabaseUnreachable
   · BadOption
+  · PipelineUnknown
+  · BrokerUnreachable
+  · Cancelled
+  · WorkerDied
   · Interrupted
   · LeaseLost
   · Internal
@@ -97,6 +103,9 @@ _LIST = (
     ("out_of_memory", _TRANSIENT,
      "Decoding or recognising this file needed more memory than there was or than is allowed.",
      "Close other programs or use a larger machine, then annotate it again."),
+    ("not_installed", _TRANSIENT,
+     "The command needs packages that only a worker has, and this environment has those of the scheduler alone.",
+     "Install them: pip install 'moodreel[worker]'."),
     ("weights_missing", _TRANSIENT,
      "The weights of a model are missing, or are not what their checksum says.",
      "Install moodreel again, or fetch the model that was named."),
@@ -118,6 +127,21 @@ _LIST = (
     ("bad_option", _PERMANENT,
      "An option has a value that it cannot have.",
      "See `moodreel --help`."),
+    ("cancelled", _PERMANENT,
+     "It was cancelled before it was done.",
+     "Put it back into the queue with `moodreel retry --code cancelled`."),
+    ("worker_died", _TRANSIENT,
+     "Every worker that took this on died or fell silent, and nobody could say of what.",
+     "Look into the workers' logs for its id, then `moodreel retry` it."),
+    ("pipeline_mismatch", _TRANSIENT,
+     "The weights or settings on this machine are not those that the pipeline was registered with.",
+     "Install the same moodreel and the same checkpoints here, or register the pipeline anew."),
+    ("pipeline_unknown", _PERMANENT,
+     "No pipeline has this name.",
+     "See `moodreel pipelines list`; `moodreel pipelines add NAME` registers one."),
+    ("broker_unreachable", _TRANSIENT,
+     "The message broker (Redis) does not answer, or refuses.",
+     "Check `--broker` and the server; nothing is lost, since the queue is in the database."),
     ("interrupted", _TRANSIENT,
      "The run was stopped before this video was done; what is done is kept.",
      "Run the same command again, and it carries on."),
@@ -247,6 +271,12 @@ class EquipmentError(MoodreelError):
     """Something that this machine needs for the work is missing."""
 
 
+class NotInstalled(EquipmentError):
+    """Raised when a command needs a package that only a worker's environment has."""
+
+    code = "not_installed"
+
+
 class WeightsMissing(EquipmentError):
     """Raised when a model's weights are missing or damaged."""
 
@@ -257,6 +287,12 @@ class DeviceUnavailable(EquipmentError):
     """Raised when the device asked for cannot be used."""
 
     code = "device_unavailable"
+
+
+class PipelineMismatch(EquipmentError):
+    """Raised when a worker would compute another pipeline than the one that it was asked for."""
+
+    code = "pipeline_mismatch"
 
 
 class DatabaseError(MoodreelError):
@@ -287,6 +323,30 @@ class BadOption(MoodreelError):
     """Raised when an option has a value that it cannot have."""
 
     code = "bad_option"
+
+
+class PipelineUnknown(MoodreelError):
+    """Raised when a pipeline is named that nobody has registered."""
+
+    code = "pipeline_unknown"
+
+
+class BrokerUnreachable(MoodreelError):
+    """Raised when messages can be neither sent nor received."""
+
+    code = "broker_unreachable"
+
+
+class Cancelled(MoodreelError):
+    """Recorded when a video was cancelled."""
+
+    code = "cancelled"
+
+
+class WorkerDied(MoodreelError):
+    """Recorded when a job has cost as many workers as it may."""
+
+    code = "worker_died"
 
 
 class Interrupted(MoodreelError):

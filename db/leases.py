@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from db.errors import Internal, LeaseLost
-from db.rows import PlannedSpan, Span, SpanClaim, columns_of
+from db.rows import PlannedSpan, Span, SpanClaim, StepClaim, columns_of
 from db.session import Database
 from db.statements import insert_rows, unix_now, upsert
 from db.tables import WINDOW_COLUMNS, annotations, spans, windows
@@ -21,10 +21,16 @@ WindowRow = Sequence[Any]  # in the order of WINDOW_COLUMNS; None for what is no
 class Leases(Database):
     """The spans of annotations as jobs."""
 
-    def plan(self, annotation_id: int, planned: Sequence[PlannedSpan]) -> list[Span]:
+    def plan(self, annotation_id: int, planned: Sequence[PlannedSpan], claim: StepClaim | None = None) -> list[Span]:
         """Give an annotation its spans; those it has already stay as they are, done ones done.
 
         One that is done meanwhile, or that only fuses another's windows anew, gets none.
+
+        Args:
+            claim: the planning, as claimed; it ends with this.
+
+        Raises:
+            LeaseLost: the planning is no longer the claim's.
         """
         rows = [
             {name: getattr(span, name) for name in PlannedSpan.__dataclass_fields__}
@@ -39,6 +45,8 @@ class Leases(Database):
         )
         started = sa.update(annotations).where(annotations.c.id == annotation_id, annotations.c.status == "pending")
         with self.writing() as connection:
+            if claim is not None:
+                end_step(connection, claim)
             if rows and connection.execute(wants_spans).first():
                 connection.execute(upsert(connection, spans).on_conflict_do_nothing(), rows)
                 connection.execute(started.values(status="planned"))
@@ -84,7 +92,7 @@ class Leases(Database):
             span_index = connection.execute(next_free).scalar()
             if span_index is None:
                 return None
-            row = connection.execute(_take(annotation_id, span_index, owner, now + lease_seconds)).one()
+            row = connection.execute(take(annotation_id, span_index, owner, now + lease_seconds)).one()
             connection.execute(
                 sa.update(annotations)
                 .where(annotations.c.id == annotation_id, annotations.c.status == "planned")
@@ -138,27 +146,20 @@ class Leases(Database):
         code, message = warning or (None, None)
         end = {"true_end_seconds": true_end_seconds, "warning_code": code, "warning_message": message}
         with self.writing() as connection:
-            _write(connection, claim, **_FREE, **end, status="done")
+            now = unix_now(connection.dialect.name)
+            _write(connection, claim, **FREE, **end, status="done", completed_at=now)
 
     def release(self, claim: SpanClaim) -> None:
         """Give a span back undone, uncounted; nothing happens if it is somebody else's by now."""
         with self.writing() as connection:
-            connection.execute(_mine(claim).values(**_FREE, status="pending", attempts=spans.c.attempts - 1))
-
-    def fail_span(self, claim: SpanClaim) -> None:
-        """The span cannot be done; `fail` says why, for the annotation.
-
-        Raises:
-            LeaseLost: somebody else has claimed it since.
-        """
-        with self.writing() as connection:
-            _write(connection, claim, **_FREE, status="failed")
+            connection.execute(mine(claim).values(**FREE, status="pending", attempts=spans.c.attempts - 1))
 
 
-_FREE: dict[str, Any] = {"lease_owner": None, "lease_until": None}
+FREE: dict[str, Any] = {"lease_owner": None, "lease_until": None}
 
 
-def _take(annotation_id: int, span_index: int, owner: str, until: sa.ColumnElement[float]) -> Any:
+def take(annotation_id: int, span_index: int, owner: str, until: sa.ColumnElement[float] | float) -> Any:
+    """The change that claims a span."""
     return (
         sa.update(spans)
         .where(spans.c.annotation_id == annotation_id, spans.c.span_index == span_index)
@@ -168,12 +169,14 @@ def _take(annotation_id: int, span_index: int, owner: str, until: sa.ColumnEleme
             lease_until=until,
             epoch=spans.c.epoch + 1,
             attempts=spans.c.attempts + 1,
+            sent_at=None,
         )
         .returning(*columns_of(spans, SpanClaim))
     )
 
 
-def _mine(claim: SpanClaim) -> sa.Update:
+def mine(claim: SpanClaim) -> sa.Update:
+    """A change to a span under its claim; it changes no row if the claim no longer stands."""
     return sa.update(spans).where(
         spans.c.annotation_id == claim.annotation_id,
         spans.c.span_index == claim.span_index,
@@ -182,9 +185,29 @@ def _mine(claim: SpanClaim) -> sa.Update:
     )
 
 
+def held_step(claim: StepClaim) -> sa.Update:
+    """A change to an annotation under the claim of its planning or finishing."""
+    return sa.update(annotations).where(
+        annotations.c.id == claim.annotation_id,
+        annotations.c.epoch == claim.epoch,
+        annotations.c.lease_owner == claim.owner,
+    )
+
+
+def end_step(connection: sa.Connection, claim: StepClaim) -> None:
+    """Let planning or finishing be over, in the transaction that stores what came of it.
+
+    Raises:
+        LeaseLost: somebody else has claimed it since.
+    """
+    ended = held_step(claim).values(**FREE, claims=0, available_at=None)
+    if connection.execute(ended).rowcount != 1:
+        raise LeaseLost(f"The {claim.kind} of annotation {claim.annotation_id} is no longer {claim.owner}'s.")
+
+
 def _write(connection: sa.Connection, claim: SpanClaim, **values: Any) -> None:
     """Change the span under the claim's epoch; the row stays locked until the transaction ends, which fences it all."""
-    if connection.execute(_mine(claim).values(**values)).rowcount != 1:
+    if connection.execute(mine(claim).values(**values)).rowcount != 1:
         raise LeaseLost(
             f"Span {claim.span_index} of annotation {claim.annotation_id} is no longer {claim.owner}'s:"
             f" its lease ran out and it was claimed again."

@@ -1,6 +1,7 @@
 """What travels between the store and its callers: small values, one for each kind of row."""
 
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import Any
 
@@ -89,6 +90,146 @@ class SpanClaim(PlannedSpan):
     epoch: int
     attempts: int  # this one included
     windows_done: int  # stored under earlier claims: work may go on at first_window + windows_done
+
+
+@dataclass(frozen=True)
+class Job:
+    """One thing to do: to plan or to finish an annotation, or to annotate one of its spans.
+
+    Attributes:
+        kind: `plan`, `annotate_span` or `finish`, which is the name of its task too.
+        annotation_id: of the annotation.
+        span_index: of the span; None for the other kinds.
+    """
+
+    kind: str
+    annotation_id: int
+    span_index: int | None = None
+
+    @property
+    def id(self) -> str:
+        """What its message carries: `17`, or `17/3` for a span."""
+        return str(self.annotation_id) if self.span_index is None else f"{self.annotation_id}/{self.span_index}"
+
+    @classmethod
+    def of(cls, kind: str, job_id: str) -> "Job":
+        """The job that a message means.
+
+        Raises:
+            ValueError: there can be none with this id.
+        """
+        annotation_id, has_span, span_index = job_id.partition("/")
+        if bool(has_span) != (kind == SPAN):
+            raise ValueError(f"no job {kind} has the id {job_id!r}")
+        return cls(kind, int(annotation_id), int(span_index) if has_span else None)
+
+
+PLAN, SPAN, FINISH = JOB_KINDS = ("plan", "annotate_span", "finish")
+
+
+@dataclass(frozen=True)
+class DueJob:
+    """A job whose turn it is.
+
+    Attributes:
+        priority: of its annotation.
+        resent: whether a message was sent for it before, which nobody acted on.
+    """
+
+    job: Job
+    priority: int
+    resent: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepClaim:
+    """The planning or finishing of an annotation, its owner's for as long as the epoch stands."""
+
+    kind: str
+    annotation_id: int
+    owner: str
+    epoch: int
+    claims: int  # of this step, this one included
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pipeline:
+    """A pipeline as it was registered."""
+
+    id: int
+    digest: str
+    windows_digest: str
+    name: str
+    config: Mapping[str, Any]
+    options: Mapping[str, Any] | None  # what a worker builds it from
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assignment:
+    """What a job is about."""
+
+    annotation: Annotation
+    priority: int
+    video: Video  # at the latest version, which may have left the annotation's behind
+    pipeline: Pipeline
+
+
+@dataclass(frozen=True, kw_only=True)
+class Submitted:
+    """What became of videos that were asked for."""
+
+    new: int = 0
+    waiting: int = 0  # asked for before, and not done yet
+    done: int = 0
+    again: int = 0  # had failed, and are tried again
+    failed: int = 0  # had failed, and stay so
+
+
+@dataclass(frozen=True, kw_only=True)
+class Worker:
+    """A process of the fleet, as it last showed itself."""
+
+    name: str
+    kind: str  # 'worker' or 'scheduler'
+    host: str
+    pid: int
+    version: str
+    device: str | None = None
+    slots: int = 0
+    running: int = 0
+    spans_done: int = 0
+    seconds_done: float = 0.0
+    state: str = "running"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeenWorker(Worker):
+    """A process of the fleet, and how long ago it showed itself, seconds."""
+
+    seen_seconds_ago: float
+    up_seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class FleetStatus:
+    """What the fleet has before it, and how fast it goes.
+
+    Attributes:
+        jobs: how many wait, by kind; `sent`: of which a message is on its way; `running`: under a lease.
+        queue_seconds: of video that is not annotated yet; what was not probed yet is estimated by its size.
+        videos_per_hour, video_seconds_per_hour: by what was done in the last `window_seconds`.
+        eta_seconds: until the queue is empty at this speed; None: nothing was done lately.
+    """
+
+    jobs: Mapping[str, int] = field(default_factory=dict)
+    queue_videos: int
+    queue_seconds: float
+    videos_per_hour: float
+    video_seconds_per_hour: float
+    eta_seconds: float | None
+    window_seconds: float
+    failures: Mapping[str, int] = field(default_factory=dict)
+    workers: tuple[SeenWorker, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,10 @@ from db.errors import (
     MoodreelError,
 )
 
-REVISIONS: tuple[str, ...] = ("0001",)  # oldest first; named here so that opening a database need not import Alembic
+REVISIONS: tuple[str, ...] = (
+    "0001",
+    "0002",
+)  # oldest first; named here so that opening a database need not import Alembic
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _MIGRATION_LOCK = 0x6D6F6F64  # "mood": the key under which PostgreSQL keeps two migrations apart
 _WRITES = "moodreel_writes"

@@ -22,8 +22,10 @@ import sqlalchemy as sa
 
 from db.catalogue import Catalogue, make_current, utc_now
 from db.errors import Internal
-from db.leases import Leases
-from db.rows import Segment, Status, columns_of
+from db.fleet import Fleet
+from db.jobs import Jobs
+from db.leases import FREE, end_step
+from db.rows import Segment, Status, StepClaim, columns_of
 from db.statements import insert_rows
 from db.tables import (
     FUSED_COLUMNS,
@@ -41,7 +43,7 @@ from db.tables import (
 _SEGMENT_COLUMNS = ("segment_index", *(field.name for field in fields(Segment)))
 
 
-class Store(Catalogue, Leases):
+class Store(Catalogue, Jobs, Fleet):
     """A database of moodreel's; see `Database` for arguments and errors."""
 
     def windows(self, annotation_id: int) -> list[tuple[Any, ...]]:
@@ -72,6 +74,7 @@ class Store(Catalogue, Leases):
         duration_seconds: float,
         provenance: Mapping[str, Any],
         keep_windows: int | None = None,
+        claim: StepClaim | None = None,
     ) -> None:
         """Complete an annotation, in one transaction: all of it becomes visible as done, or nothing.
 
@@ -84,11 +87,15 @@ class Store(Catalogue, Leases):
             duration_seconds: where the video truly ends.
             provenance: device, dtype, batch size, version: what does not belong to the digest.
             keep_windows: how many windows lie before the true end; those after it are deleted.
+            claim: the finishing, as claimed; it ends with this.
 
         Raises:
+            LeaseLost: the finishing is no longer the claim's.
             Internal: a span is not done, or windows are missing, or not each of them was fused.
         """
         with self.writing() as connection:
+            if claim is not None:
+                end_step(connection, claim)
             owner_id = connection.execute(sa.select(_owner(annotation_id))).scalar_one()
             _require_spans_done(connection, owner_id)
             if owner_id == annotation_id:
@@ -214,6 +221,8 @@ def _set_done(
         "duration_seconds": duration_seconds,
         "provenance": dict(provenance),
         "completed_at": utc_now(),
+        "sent_at": None,
+        **FREE,
     }
     values["warning_code"], values["warning_message"] = warning or (None, None)
     connection.execute(sa.update(annotations).where(annotations.c.id == annotation_id).values(values))

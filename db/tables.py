@@ -17,6 +17,7 @@ VIDEO_STATES: tuple[str, ...] = ("ok", "absent", "no_face", "unreadable")
 ANNOTATION_STATUSES: tuple[str, ...] = ("pending", "planned", "running", "done", "failed")
 SPAN_STATUSES: tuple[str, ...] = ("pending", "running", "done", "failed")
 RECORDED_AT_SOURCES: tuple[str, ...] = ("container", "object", "file")
+WORKER_KINDS: tuple[str, ...] = ("worker", "scheduler")
 
 # Columns of one window as its span stores it, and of one fused window, without the annotation that they belong to.
 SCORES = {modality: tuple(f"{modality}_{name}" for name in EMOTIONS) for modality in ("audio", "video", "fused")}
@@ -82,6 +83,19 @@ def _ordered() -> tuple[sa.CheckConstraint, ...]:
 
 def _time(name: str, comment: str, nullable: bool = False) -> sa.Column[float]:
     return sa.Column(name, sa.Double, nullable=nullable, comment=f"{comment}, seconds")
+
+
+def _moment(name: str, comment: str) -> sa.Column[float]:
+    return sa.Column(name, sa.Double, comment=f"{comment}; unix time by the database's clock, seconds")
+
+
+def _counter(name: str, comment: str) -> sa.Column[int]:
+    return sa.Column(name, sa.Integer, nullable=False, server_default="0", comment=comment)
+
+
+def _partial_index(name: str, where: str, *columns: str) -> sa.Index:
+    """An index over those rows only that still have something before them."""
+    return sa.Index(name, *columns, sqlite_where=sa.text(where), postgresql_where=sa.text(where))
 
 
 def _scores(modality: str) -> list[sa.Column[float]]:
@@ -159,6 +173,15 @@ pipelines = sa.Table(
     sa.Column("name", sa.Text, nullable=False, comment="preset, window, hop and fusion, for people"),
     sa.Column("config", sa.JSON, nullable=False, comment="all that the digest was made of"),
     sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("options", sa.JSON, comment="what a worker builds it from; NULL: no worker was asked to"),
+)
+
+pipeline_names = sa.Table(
+    "pipeline_names",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True, comment="what people call a pipeline"),
+    sa.Column("pipeline_id", Key, sa.ForeignKey("pipelines.id", ondelete="CASCADE"), nullable=False, index=True),
+    sa.Column("created_at", UtcDateTime, nullable=False),
 )
 
 annotations = sa.Table(
@@ -186,7 +209,24 @@ annotations = sa.Table(
     sa.Column("created_at", UtcDateTime, nullable=False),
     sa.Column("started_at", UtcDateTime, comment="when the first attempt began"),
     sa.Column("completed_at", UtcDateTime, comment="when it was done or failed"),
+    _counter("priority", "whoever asked for it gave it; higher goes first"),
+    sa.Column("queue_key", sa.Double, comment="the fleet takes the lowest first; NULL: not asked of the fleet"),
+    _moment("available_at", "not before this"),
+    _moment("sent_at", "a message for it is on its way since"),
+    sa.Column("lease_owner", sa.Text, comment="who plans or finishes it"),
+    _moment("lease_until", "until when"),
+    _counter("epoch", "fencing token: raised by every claim"),
+    _counter("claims", "of planning or finishing, whichever is next, that came to nothing"),
     sa.UniqueConstraint("video_id", "version", "pipeline_id"),
+    *(_at_least("epoch"), _at_least("claims")),
+    _both_or_neither("lease_owner", "lease_until"),
+    _partial_index(
+        "ix_annotations_queue_key",
+        "queue_key IS NOT NULL AND status IN ('pending', 'planned', 'running')",
+        "queue_key",
+    ),
+    _partial_index("ix_annotations_sent_at", "sent_at IS NOT NULL", "sent_at"),
+    sa.Index("ix_annotations_completed_at", "completed_at"),
     _one_of("status", ANNOTATION_STATUSES),
     _at_least("attempts"),
     _at_least("duration_seconds"),
@@ -215,6 +255,11 @@ spans = sa.Table(
     _time("true_end_seconds", "where the video ended, as found by the span that reached it", nullable=True),
     sa.Column("warning_code", sa.Text, comment="what could not be read of it"),
     sa.Column("warning_message", sa.Text),
+    _moment("available_at", "not before this"),
+    _moment("sent_at", "a message for it is on its way since"),
+    _moment("completed_at", "when it was done"),
+    sa.Column("error_code", sa.Text, comment="why the last attempt failed, if it could be told"),
+    sa.Column("error_message", sa.Text),
     _one_of("status", SPAN_STATUSES),
     *(_at_least(name) for name in ("span_index", "first_window", "epoch", "attempts", "windows_done")),
     *_ordered(),
@@ -225,6 +270,10 @@ spans = sa.Table(
     sa.CheckConstraint("first_window < last_window", name="first_before_last"),
     sa.CheckConstraint("windows_done <= last_window - first_window", name="windows_done_within"),
     sa.CheckConstraint("(status = 'running') = (lease_owner IS NOT NULL)", name="running_with_lease"),
+    _both_or_neither("error_code", "error_message"),
+    _partial_index("ix_spans_sent_at", "sent_at IS NOT NULL", "sent_at"),
+    _partial_index("ix_spans_lease_owner", "lease_owner IS NOT NULL", "lease_owner"),
+    sa.Index("ix_spans_completed_at", "completed_at"),
 )
 
 windows = sa.Table(
@@ -268,4 +317,32 @@ segments = sa.Table(
     _time("end_seconds", "end"),
     *_verdict(),
     *(_at_least("segment_index"), *_ordered()),
+)
+
+source_limits = sa.Table(
+    "source_limits",
+    metadata,
+    sa.Column("prefix", sa.Text, primary_key=True, comment="how the URIs of the source begin"),
+    sa.Column("max_running", sa.Integer, nullable=False, comment="jobs that may read from it at once"),
+    _at_least("max_running"),
+)
+
+workers = sa.Table(
+    "workers",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True, comment="as lease_owner has it"),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("host", sa.Text, nullable=False),
+    sa.Column("pid", sa.Integer, nullable=False),
+    sa.Column("version", sa.Text, nullable=False, comment="of moodreel"),
+    sa.Column("device", sa.Text, comment="where its models run; NULL: it has none"),
+    sa.Column("started_at", sa.Double, nullable=False, comment="unix time by the database's clock, seconds"),
+    sa.Column("seen_at", sa.Double, nullable=False, comment="unix time by the database's clock, seconds"),
+    _counter("slots", "jobs that it does at once"),
+    _counter("running", "jobs that it is doing"),
+    _counter("spans_done", "since it started"),
+    sa.Column("seconds_done", sa.Double, nullable=False, server_default="0", comment="of video, since it started"),
+    sa.Column("state", sa.Text, nullable=False, comment="what it says of itself, for people"),
+    _one_of("kind", WORKER_KINDS),
+    *(_at_least(name) for name in ("slots", "running", "spans_done", "seconds_done")),
 )

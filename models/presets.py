@@ -6,6 +6,7 @@ or whatever other checkpoints of transformers the user names for the two.
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -70,6 +71,15 @@ class Preset:
     picture_rate_hz: float = 5.0
     fusion: Fusion = field(default_factory=Fusion)
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """What `preset_from` makes it of again, as plain JSON values."""
+        sides = {"audio": self.audio, "video": self.face}
+        named = {side: model for side, model in sides.items() if isinstance(model, HubCheckpoint)}
+        refs = {side: named[side].ref if side in named else None for side in sides}
+        labels = {side: dict(named[side].given or {}) if side in named else {} for side in sides}
+        return {"name": self.name, **refs, "labels": labels}
+
 
 COMPACT_AUDIO, COMPACT_FACE = Checkpoint(WEIGHTS / "audio"), Checkpoint(WEIGHTS / "face")
 COMPACT = Preset("compact", COMPACT_AUDIO, COMPACT_FACE)
@@ -92,13 +102,26 @@ def preset_of(name: str, audio: str | None = None, video: str | None = None, lab
         ValueError: `paper` lacks a checkpoint, or there is nothing that the label map could be for.
         ModelError: the label map cannot be read.
     """
-    if name == "paper" and not (audio and video):
-        raise ValueError(PAPER_NEEDS)
     if label_map is not None and not (audio or video):
         raise ValueError("--label-map is for the models of --audio-model and --video-model; neither is given")
     given = {side: read_label_map(label_map, side) if label_map else {} for side in ("audio", "video")}
+    return preset_from({"name": name, "audio": audio, "video": video, "labels": given})
+
+
+def preset_from(options: Mapping[str, Any]) -> Preset:
+    """The preset that options describe.
+
+    Args:
+        options: `name`, `audio` and `video` as `preset_of` takes them; `labels`: what a label map says of each side.
+
+    Raises:
+        ValueError: `paper` lacks a checkpoint.
+    """
+    name, audio, video, labels = (options[key] for key in ("name", "audio", "video", "labels"))
+    if name == "paper" and not (audio and video):
+        raise ValueError(PAPER_NEEDS)
     return Preset(
         name,
-        HubCheckpoint(audio, "audio", given["audio"]) if audio else COMPACT_AUDIO,
-        HubCheckpoint(video, "video", given["video"]) if video else COMPACT_FACE,
+        HubCheckpoint(audio, "audio", labels["audio"]) if audio else COMPACT_AUDIO,
+        HubCheckpoint(video, "video", labels["video"]) if video else COMPACT_FACE,
     )

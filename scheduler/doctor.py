@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 
 from rich.console import Console
@@ -15,7 +16,8 @@ from rich.text import Text
 from db.identity import printable
 from scheduler.cli import print_json
 
-PACKAGES = ("moodreel", "torch", "transformers", "av", "onnxruntime", "opencv-python-headless", "sqlalchemy")
+PACKAGES = ("moodreel", "sqlalchemy", "celery", "redis")
+WORKER_PACKAGES = ("torch", "transformers", "av", "onnxruntime", "opencv-python-headless")
 
 
 @dataclass(frozen=True)
@@ -41,9 +43,14 @@ def _checks(db_url: str) -> Iterator[tuple[str, Callable[[], str]]]:
     yield "python", lambda: f"{platform.python_version()} on {platform.machine()} {platform.system()}"
     for package in PACKAGES:
         yield package, partial(version, package)
-    yield "device", _device
-    yield "weights", _weights
-    yield "decoding", _decoding
+    if find_spec("torch") is None:
+        yield "worker", lambda: "not installed; to annotate: pip install 'moodreel[worker]'"
+    else:
+        for package in WORKER_PACKAGES:
+            yield package, partial(version, package)
+        yield "device", _device
+        yield "weights", _weights
+        yield "decoding", _decoding
     yield "database", lambda: _database(db_url)
 
 
@@ -139,5 +146,5 @@ def _print(findings: list[Finding]) -> None:
     table = Table(box=None, pad_edge=False, show_header=False)
     for finding in findings:
         mark = Text("ok", style="green") if finding.fine else Text("BAD", style="red")
-        table.add_row(mark, finding.check, printable(finding.says))
+        table.add_row(mark, finding.check, Text(printable(finding.says)))  # plain: [worker] is no markup
     Console().print(table)

@@ -87,7 +87,7 @@ def _counts(title: str, counts: dict[str, int], advice: dict[str, str] | None = 
     table.add_column("", justify="right")
     table.add_column("")
     for name, count in counts.items():
-        table.add_row(printable(name), str(count), (advice or {}).get(name, ""))
+        table.add_row(printable(name), str(count), Text((advice or {}).get(name, "")))
     return table
 
 

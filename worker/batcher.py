@@ -36,6 +36,7 @@ class Batcher:
         self._latency_seconds = latency_seconds
         self._queue: queue.Queue[tuple[Row, Future[Rows]] | None] = queue.Queue(maxsize=4 * batch_size)
         self._stopped = threading.Event()
+        self.answered_at = 0.0  # by the monotonic clock
         self._thread = threading.Thread(target=self._run, name="batcher", daemon=True)
         self._thread.start()
 
@@ -90,5 +91,6 @@ class Batcher:
             for _, future in batch:
                 future.set_exception(error)
             return
+        self.answered_at = time.monotonic()
         for (_, future), probabilities in zip(batch, rows, strict=True):
             future.set_result(probabilities)

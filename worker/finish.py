@@ -11,11 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 import db.rows
-from db.errors import LeaseLost
+from db.errors import LeaseLost, NoStreams, Undecodable
+from db.rows import StepClaim
 from db.store import Store
 from models.calibration import Calibration, calibrate
 from models.fusion import Fusion, confidence, fuse
 from models.taxonomy import AROUSAL_ROW, EMOTIONS, VALENCE_ROW
+from worker.collect import ABSENT, UNREADABLE
 from worker.recipe import Identity
 from worker.timeline import Segment, Smoothing, segments
 from worker.windows import WindowPlan
@@ -51,12 +53,17 @@ def finish(
     duration_seconds: float,
     *,
     provenance: dict[str, Any] | None = None,
+    claim: StepClaim | None = None,
 ) -> None:
     """Fuse, smooth and publish an annotation whose spans are all done.
 
     Args:
         duration_seconds: the video's true length; windows planned beyond it are dropped.
         provenance: device, dtype, batch sizes: what may differ between equal results, besides the version of moodreel.
+        claim: the finishing, where it was claimed.
+
+    Raises:
+        LeaseLost: the finishing is no longer the claim's.
     """
     n_windows = finishing.plan.count(duration_seconds)
     audio, video = _sides(store.scores(annotation_id)[:n_windows])
@@ -70,7 +77,38 @@ def finish(
         duration_seconds=duration_seconds,
         keep_windows=n_windows,
         provenance={**(provenance or {}), "moodreel": version("moodreel")},
+        claim=claim,
     )
+
+
+def publish(
+    store: Store,
+    annotation_id: int,
+    uri: str,
+    finishing: Finishing,
+    provenance: dict[str, Any],
+    claim: StepClaim | None = None,
+) -> bool:
+    """Finish a video if all its spans are done; whether they are.
+
+    Args:
+        uri: of the video, for messages.
+        claim: the finishing, where it was claimed.
+
+    Raises:
+        NoStreams, Undecodable: there was nothing in it, or nothing that could be read.
+        LeaseLost: the finishing is no longer the claim's.
+    """
+    spans = store.spans(annotation_id)
+    if not spans or any(span.status != "done" for span in spans):
+        return False
+    duration_seconds = max(span.true_end_seconds or 0.0 for span in spans)
+    if duration_seconds <= 0:
+        raise NoStreams(f"{uri}: neither sound nor pictures of any length")
+    if store.states(annotation_id) <= {ABSENT, UNREADABLE}:
+        raise Undecodable(f"{uri}: no part of its sound or pictures could be decoded")
+    finish(store, annotation_id, finishing, duration_seconds, provenance=provenance, claim=claim)
+    return True
 
 
 def fuse_anew(store: Store, source_annotation_id: int, identity: Identity) -> int:

@@ -1,7 +1,6 @@
 """One video's way from its URI to its rows, top to bottom: record, plan, claim, read, windows, checkpoint, finish."""
 
 import os
-import queue
 import socket
 import threading
 import time
@@ -25,10 +24,9 @@ from db.errors import (
 from db.identity import Source
 from db.rows import SpanClaim
 from db.store import Store
-from worker.collect import ABSENT, UNREADABLE
-from worker.finish import Finishing, finish, register
+from worker.finish import Finishing, publish, register
 from worker.protocol import Event, Progress
-from worker.reader import Reader
+from worker.reader import ReaderPool
 from worker.recipe import Recipe
 from worker.recognizers import Recognizers, as_moodreel_error
 from worker.source import latest, opened
@@ -82,7 +80,7 @@ class Pipeline:
         self._pipeline_id = register(store, recipe.identity)
         self._owner = new_owner()
         self._stop = threading.Event()
-        self._readers: queue.SimpleQueue[Reader] = queue.SimpleQueue()
+        self._readers = ReaderPool()
 
     def __enter__(self) -> Self:
         return self
@@ -91,8 +89,7 @@ class Pipeline:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._models.__exit__(kind, error, trace)
-        while not self._readers.empty():
-            self._readers.get().close()
+        self._readers.__exit__(kind, error, trace)
 
     def annotate(self, sources: Sequence[Source], report: Report = lambda *_: None) -> Generator[Outcome, None, None]:
         """Annotate videos, several at a time; outcomes come as they are ready.
@@ -146,14 +143,15 @@ class Pipeline:
 
     def _work_off(self, source: Source, annotation_id: int, report: Report) -> None:
         """Plan a video's spans and do those that nobody has done or is doing."""
-        with opened(source) as descriptor, self._reader() as reader:
+        with opened(source) as descriptor, self._readers.reader() as reader:
             probe = reader.probe(descriptor, source.uri)
             self._store.observe(source.uri, source.version, source.size_bytes, facts(probe, source))
             self._store.plan(annotation_id, planned(self._recipe.plan, probe))
             while claim := self._claim(annotation_id):
                 with self._holding(claim):
                     request = read_request(claim, self._recipe)
-                    run = SpanRun(claim, self._recipe, self._models, probe)
+                    streams = {"has_audio": probe.has_audio, "has_video": probe.has_video}
+                    run = SpanRun(claim, self._recipe, self._models, **streams)
                     with closing(reader.read(descriptor, source.uri, request)) as events:
                         for rows in run.rows(self._watched(events, source, probe.duration_seconds, report)):
                             self._store.checkpoint(claim, rows)
@@ -189,18 +187,6 @@ class Pipeline:
             except DatabaseError:
                 continue  # there is time for more than one try before the lease runs out
 
-    @contextmanager
-    def _reader(self) -> Iterator[Reader]:
-        """A decoding child, kept for the next video."""
-        try:
-            reader = self._readers.get_nowait()
-        except queue.Empty:
-            reader = Reader()
-        try:
-            yield reader
-        finally:
-            self._readers.put(reader)
-
     def _watched(
         self, events: Iterator[Event], source: Source, duration_seconds: float | None, report: Report
     ) -> Iterator[Event]:
@@ -220,16 +206,9 @@ class Pipeline:
         """
         if self._store.annotation(annotation_id).status == DONE:  # by another process meanwhile
             return Outcome(source, DONE)
-        spans = self._store.spans(annotation_id)
-        if not spans or any(span.status != "done" for span in spans):
+        finishing, provenance = Finishing.of(self._recipe.config), self._models.provenance()
+        if not publish(self._store, annotation_id, source.uri, finishing, provenance):
             return Outcome(source, ELSEWHERE)
-        duration_seconds = max((span.true_end_seconds or 0.0 for span in spans), default=0.0)
-        if duration_seconds <= 0:
-            raise NoStreams(f"{source.uri}: neither sound nor pictures of any length")
-        if self._store.states(annotation_id) <= {ABSENT, UNREADABLE}:
-            raise Undecodable(f"{source.uri}: no part of its sound or pictures could be decoded")
-        finishing = Finishing.of(self._recipe.config)
-        finish(self._store, annotation_id, finishing, duration_seconds, provenance=self._models.provenance())
         return Outcome(source, DONE, warning=self._store.annotation(annotation_id).warning)
 
 

@@ -6,6 +6,7 @@ for its side and `worker.protocol` for what is said. The process that runs model
 """
 
 import os
+import queue
 import signal
 import socket
 import stat
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
@@ -225,3 +227,31 @@ def _version(descriptor: int, name: str) -> tuple[int, int]:
     if stat.S_ISREG(status.st_mode) and not status.st_size:
         raise errors.EmptyFile(f"{name} is zero bytes long")
     return status.st_size, status.st_mtime_ns
+
+
+class ReaderPool:
+    """Readers, whose children are kept for the next file; a context manager that ends them all."""
+
+    def __init__(self) -> None:
+        self._idle: queue.SimpleQueue[Reader] = queue.SimpleQueue()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        while not self._idle.empty():
+            self._idle.get().close()
+
+    @contextmanager
+    def reader(self) -> Iterator[Reader]:
+        """A reader for one file."""
+        try:
+            reader = self._idle.get_nowait()
+        except queue.Empty:
+            reader = Reader()
+        try:
+            yield reader
+        finally:
+            self._idle.put(reader)

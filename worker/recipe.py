@@ -5,6 +5,7 @@ Not in it, but stored beside the results as provenance: device, dtype and batch 
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 from models import faces, voice
 from models.calibration import Calibration
 from models.fusion import Fusion
-from models.presets import COMPACT, Preset
+from models.presets import COMPACT, Preset, preset_from
 from worker.sampling import Sampling
 from worker.timeline import Smoothing
 from worker.windows import WindowPlan
@@ -67,15 +68,38 @@ class Recipe:
             "voice_detector": {"sha256": voice.WEIGHTS_SHA256},
             "face_detector": _face_detector(),
             **self.sampling.describe(self.preset),
-            **{name: asdict(getattr(self, name)) for name in ("plan", "gates", "fusion", "smoothing", "calibration")},
+            **{name: asdict(getattr(self, name)) for name in _PARTS},
             "adaptation": None,
         }
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What `from_options` makes the recipe of again, as plain JSON values."""
+        return {"preset": self.preset.options, **{name: asdict(getattr(self, name)) for name in _PARTS}}
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any]) -> "Recipe":
+        """The recipe that options describe, with the checkpoints as they are on this machine.
+
+        Raises:
+            ValueError, KeyError, TypeError: the options are of another version of moodreel.
+        """
+        parts = {name: kind(**options[name]) for name, kind in _PARTS.items()}
+        return cls(preset_from(options["preset"]), **parts)
 
     @cached_property
     def identity(self) -> "Identity":
         """The digests of the configuration, and its name."""
         return Identity.of(self.config)
 
+
+_PARTS: dict[str, Any] = {
+    "plan": WindowPlan,
+    "gates": Gates,
+    "fusion": Fusion,
+    "smoothing": Smoothing,
+    "calibration": Calibration,
+}
 
 # What of a configuration is used only when a video's windows are all there.
 FINISHING = frozenset({"fusion", "smoothing", "calibration", "adaptation"})

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from db.errors import DeviceUnavailable, Internal, MoodreelError, OutOfMemory, WeightsMissing
 from models.checkpoints import AUDIO, IMAGE, VIDEO, HubCheckpoint
 from models.errors import ModelError
+from worker import metrics
 from worker.batcher import Batcher
 from worker.recipe import Recipe
 
@@ -56,6 +57,11 @@ class Recognizers:
                 batcher.stop()
 
     @property
+    def moved_at(self) -> float:
+        """When a model last answered, by the monotonic clock."""
+        return max((batcher.answered_at for batcher in (self._audio, self._face) if batcher is not None), default=0.0)
+
+    @property
     def device(self) -> str:
         """The device that the models run on.
 
@@ -96,14 +102,14 @@ class Recognizers:
         device = self.device
         with self._lock:
             if self._audio is None:
-                self._audio = self._serve(self._load_audio(device), AUDIO_BATCH)
+                self._audio = self._serve("audio", self._load_audio(device), AUDIO_BATCH)
             return self._audio
 
     def _face_batcher(self) -> Batcher:
         device = self.device
         with self._lock:
             if self._face is None:
-                self._face = self._serve(self._load_face(device), self._picture_batch)
+                self._face = self._serve("face", self._load_face(device), self._picture_batch)
             return self._face
 
     @property
@@ -121,8 +127,14 @@ class Recognizers:
         batches = {"audio_batch": AUDIO_BATCH, "face_batch": self._picture_batch}
         return {"device": self.device, "dtype": "float32", **batches}
 
-    def _serve(self, predict: Callable[..., Rows], batch_size: int) -> Batcher:
-        return self._stack.enter_context(Batcher(predict, batch_size))
+    def _serve(self, model: str, predict: Callable[..., Rows], batch_size: int) -> Batcher:
+        rows_in_batch = metrics.batch_rows.labels(model)
+
+        def counted(*arrays: npt.NDArray[np.generic]) -> Rows:
+            rows_in_batch.observe(len(arrays[0]))
+            return predict(*arrays)
+
+        return self._stack.enter_context(Batcher(counted, batch_size))
 
     def _load_audio(self, device: str) -> Callable[..., Rows]:
         checkpoint, seconds = self._recipe.preset.audio, self._recipe.plan.window_ms / 1000

@@ -77,20 +77,22 @@ class SpanRun:
         claim: the span.
         recipe: what is computed.
         models: judge sound and pictures.
-        probe: says which streams there are.
+        has_audio, has_video: which streams there are.
     """
 
-    def __init__(self, claim: SpanClaim, recipe: Recipe, models: Recognizers, probe: Probe) -> None:
+    def __init__(
+        self, claim: SpanClaim, recipe: Recipe, models: Recognizers, *, has_audio: bool, has_video: bool
+    ) -> None:
         self._claim, self._plan, self._first = claim, recipe.plan, claim.first_window
         start, sampling = (claim.first_window, recipe.plan, recipe.gates), recipe.sampling
-        self._sound = SoundWindows(*start, models.submit_audio, present=probe.has_audio)
+        self._sound = SoundWindows(*start, models.submit_audio, present=has_audio)
         self._pictures: PictureWindows | ClipWindows
         if sampling.n_frames is None:
             self._pictures = PictureWindows(
-                *start, sampling.rate_hz, models.submit_face, models.pool, present=probe.has_video
+                *start, sampling.rate_hz, models.submit_face, models.pool, present=has_video
             )
         else:
-            self._pictures = ClipWindows(*start, sampling, models.submit_clip, present=probe.has_video)
+            self._pictures = ClipWindows(*start, sampling, models.submit_clip, present=has_video)
         self._lost: list[Unreadable] = []
         self._end: End | None = None
 

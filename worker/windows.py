@@ -6,7 +6,7 @@ is. Windows overlap, so the timeline is made of hop cells: cell k is [k*hop, min
 
 from dataclasses import dataclass
 
-SPAN_SECONDS = 600  # about ten minutes: the unit of work, lease, retry and parallelism
+SPAN_MS = 600_000  # ten minutes: the unit of work, lease, retry and parallelism
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class WindowPlan:
     Attributes:
         window_ms: length of a window, 500 to 30,000 ms.
         hop_ms: from one window's start to the next one's, 1 ms to `window_ms`.
+        span_ms: about how long the spans are that a video is cut into; they begin at multiples of the hop.
 
     Raises:
         ValueError: a length is out of range.
@@ -32,12 +33,15 @@ class WindowPlan:
 
     window_ms: int = 2000
     hop_ms: int = 1000
+    span_ms: int = SPAN_MS
 
     def __post_init__(self) -> None:
         if not 500 <= self.window_ms <= 30_000:
             raise ValueError(f"the window must be 0.5 to 30 seconds long, got {self.window_ms / 1000:g}")
         if not 0 < self.hop_ms <= self.window_ms:
             raise ValueError(f"the hop must be above 0 and at most the window, got {self.hop_ms / 1000:g} seconds")
+        if self.span_ms < self.window_ms:
+            raise ValueError(f"a span must be at least a window long, got {self.span_ms / 1000:g} seconds")
 
     def count(self, duration_seconds: float) -> int:
         """How many windows a video of this length has: those with at least half a window in it, and at least one."""
@@ -58,7 +62,7 @@ class WindowPlan:
     @property
     def windows_per_span(self) -> int:
         """Spans are cut at fixed multiples of the hop that belong to the pipeline, the same everywhere."""
-        return max(1, SPAN_SECONDS * 1000 // self.hop_ms)
+        return self.span_ms // self.hop_ms
 
     def spans(self, duration_seconds: float | None, *, seekable: bool) -> list["Span"]:
         """Cut a video into spans.

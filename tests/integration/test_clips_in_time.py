@@ -11,7 +11,6 @@ from models.checkpoints import HubCheckpoint
 from models.presets import COMPACT, Preset
 from tests.checkpoints import RAVDESS, save
 from tests.clips import Pictures, board_reader, number_on, read, steady, write
-from worker.protocol import Probe
 from worker.recipe import Gates, Recipe
 from worker.span import SpanRun, read_request
 from worker.windows import WindowPlan
@@ -70,7 +69,7 @@ def test_every_clip_holds_the_pictures_of_its_moments(reader, tmp_path, video, p
     )  # fmt: skip
     with path.open("rb") as file:
         events = reader.read(file.fileno(), path.name, read_request(claim, recipe))
-        run = SpanRun(claim, recipe, model, Probe(container="", has_video=True))
+        run = SpanRun(claim, recipe, model, has_audio=False, has_video=True)
         found = [row for rows in run.rows(events) for row in rows]
     assert [row[4] for row in found] == ["ok"] * plan.count(run.true_end_seconds)
     starts = [float(t) for t in pictures.times]

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 import worker.pipeline
-import worker.windows
 from db.errors import DatabaseLocked, DatabaseUnreachable, DeviceUnavailable, Internal
 from db.identity import Source
 from db.store import Store
@@ -127,13 +126,13 @@ def test_a_pipeline_can_be_used_again(store, media):
             assert [outcome.status for outcome in pipeline.annotate(sources(media / name))] == [DONE]
 
 
-def test_spans_of_three_seconds_give_the_rows_of_one_span(media, monkeypatch, tmp_path):
+def test_spans_of_three_seconds_give_the_rows_of_one_span(media, tmp_path):
     """Cut anywhere, a video has the same windows, and what is done is not done again."""
     clips = sources(media / "obama_speech.mp4", media / "face_noface.mov")
     found = {}
     for name, span_seconds in (("whole", 600), ("cut", 3)):
-        monkeypatch.setattr(worker.windows, "SPAN_SECONDS", span_seconds)
-        with Store(str(tmp_path / name)) as store, Pipeline(store, Recipe(), "cpu") as pipeline:
+        recipe = Recipe(plan=WindowPlan(span_ms=1000 * span_seconds))
+        with Store(str(tmp_path / name)) as store, Pipeline(store, recipe, "cpu") as pipeline:
             assert [outcome.status for outcome in pipeline.annotate(clips)] == [DONE, DONE]
             for clip in clips:
                 video = store.video(clip.uri)
@@ -150,10 +149,9 @@ def test_spans_of_three_seconds_give_the_rows_of_one_span(media, monkeypatch, tm
 
 
 def test_a_retry_goes_on_after_the_spans_that_are_done(store, media, monkeypatch):
-    monkeypatch.setattr(worker.windows, "SPAN_SECONDS", 3)
     fail_once(monkeypatch, store, "complete_span", Internal("planted"), at=2)
     clip = sources(media / "obama_speech.mp4")
-    with Pipeline(store, Recipe(), "cpu", children=1) as pipeline:
+    with Pipeline(store, Recipe(plan=WindowPlan(span_ms=3000)), "cpu", children=1) as pipeline:
         assert [outcome.status for outcome in pipeline.annotate(clip)] == [FAILED]
         assert [outcome.status for outcome in pipeline.annotate(clip)] == [DONE]
     spans = store.spans(store.video(clip[0].uri).current_annotation_id)
@@ -208,13 +206,13 @@ def test_many_threads_share_a_batcher():
     assert answers == {number: number for number in range(1000)}
 
 
-@pytest.mark.parametrize("border_seconds", [3, 6, 8])
-def test_a_span_border_near_the_end_changes_nothing(media, monkeypatch, tmp_path, border_seconds):
+@pytest.mark.parametrize("border_seconds", [4, 6, 8])
+def test_a_span_border_near_the_end_changes_nothing(media, tmp_path, border_seconds):
     """The last windows of 8.75 s are clipped to it, also by a span that is followed by another."""
     (clip,) = sources(media / "obama_speech.mp4")
-    recipe, found = Recipe(plan=WindowPlan(4000, 1000)), []
+    found = []
     for span_seconds in (600, border_seconds):
-        monkeypatch.setattr(worker.windows, "SPAN_SECONDS", span_seconds)
+        recipe = Recipe(plan=WindowPlan(4000, 1000, 1000 * span_seconds))
         with Store(str(tmp_path / f"{span_seconds}.db")) as store, Pipeline(store, recipe, "cpu") as pipeline:
             assert [outcome.status for outcome in pipeline.annotate([clip])] == [DONE]
             found.append(store.windows(store.video(clip.uri).current_annotation_id))

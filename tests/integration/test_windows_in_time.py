@@ -12,7 +12,7 @@ import pytest
 
 from db.rows import SpanClaim
 from tests.clips import Pictures, Track, board_reader, lag_seconds, number_on, steady, write
-from worker.protocol import Probe, ReadRequest
+from worker.protocol import ReadRequest
 from worker.recipe import Gates, Recipe
 from worker.span import SpanRun
 from worker.windows import WindowPlan
@@ -77,7 +77,7 @@ def test_every_window_holds_its_own_frames_and_sound(reader, tmp_path, clip, pla
     with path.open("rb") as file:
         rate = recipe.preset.picture_rate_hz
         events = reader.read(file.fileno(), name, ReadRequest(frame_rate_hz=rate))
-        run = SpanRun(claim, recipe, models, Probe(container="", has_audio=True, has_video=True))
+        run = SpanRun(claim, recipe, models, has_audio=True, has_video=True)
         found = [row for rows in run.rows(events) for row in rows]
     assert run.true_end_seconds == pytest.approx(seconds, abs=0.06)
     assert len(found) == plan.count(run.true_end_seconds)

@@ -266,8 +266,9 @@ def test_a_failed_annotation_is_pending_when_asked_for_again(store):
     store.plan(annotation_id, planned(0, 10))
     done = claimed(store, annotation_id)
     store.complete_span(done)
-    store.fail_span(claimed(store, annotation_id))
-    assert store.fail(annotation_id, "decoder_crashed", "The decoder died on a.mp4.")
+    ended = {"permanent": False, "max_attempts": 1, "delay_seconds": 0.0}
+    crashed = ("decoder_crashed", "The decoder died on a.mp4.")
+    assert store.fail_job(claimed(store, annotation_id), *crashed, **ended) == "failed"
     failed = store.annotation(annotation_id)
     assert (failed.status, failed.error_code, failed.attempts) == ("failed", "decoder_crashed", 2)
     assert store.claim(annotation_id, "worker", 60.0) is None
@@ -318,7 +319,6 @@ def test_a_stale_claim_writes_nothing(store):
         lambda: store.checkpoint(stale, [window_row(0, audio=scores(sad=1.0)), window_row(1)]),
         lambda: store.renew(stale, 60.0),
         lambda: store.complete_span(stale, 2.0),
-        lambda: store.fail_span(stale),
     ):
         with pytest.raises(LeaseLost, match="slow"):
             write()

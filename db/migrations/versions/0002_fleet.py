@@ -1,0 +1,155 @@
+"""What many workers need: a queue in the rows, leases for planning and finishing, limits, and who is at work.
+
+Revision ID: 0002
+"""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0002"
+down_revision = "0001"
+branch_labels = None
+depends_on = None
+
+Key = sa.BigInteger().with_variant(sa.Integer, "sqlite")
+
+# Added as they stand, since SQLite adds columns one by one and their rules only with them; and rebuilding a table that
+# others point at would delete what points at it.
+_COLUMNS = {
+    "pipelines": ("options JSON",),
+    "annotations": (
+        "priority INTEGER DEFAULT '0' NOT NULL",
+        "queue_key DOUBLE",
+        "available_at DOUBLE",
+        "sent_at DOUBLE",
+        "lease_owner TEXT",
+        "lease_until DOUBLE"
+        " CONSTRAINT ck_annotations_lease_owner_with_lease_until CHECK ((lease_owner IS NULL) = (lease_until IS NULL))",
+        "epoch INTEGER DEFAULT '0' NOT NULL CONSTRAINT ck_annotations_epoch_range CHECK (epoch >= 0)",
+        "claims INTEGER DEFAULT '0' NOT NULL CONSTRAINT ck_annotations_claims_range CHECK (claims >= 0)",
+    ),
+    "spans": (
+        "available_at DOUBLE",
+        "sent_at DOUBLE",
+        "completed_at DOUBLE",
+        "error_code TEXT",
+        "error_message TEXT"
+        " CONSTRAINT ck_spans_error_code_with_error_message CHECK ((error_code IS NULL) = (error_message IS NULL))",
+    ),
+}
+_INDEXES = (
+    (
+        *("ix_annotations_queue_key", "annotations", "queue_key"),
+        "queue_key IS NOT NULL AND status IN ('pending', 'planned', 'running')",
+    ),
+    ("ix_annotations_sent_at", "annotations", "sent_at", "sent_at IS NOT NULL"),
+    ("ix_annotations_completed_at", "annotations", "completed_at", None),
+    ("ix_spans_sent_at", "spans", "sent_at", "sent_at IS NOT NULL"),
+    ("ix_spans_lease_owner", "spans", "lease_owner", "lease_owner IS NOT NULL"),
+    ("ix_spans_completed_at", "spans", "completed_at", None),
+)
+
+_COMMENTS = {
+    "pipelines": {
+        "options": "what a worker builds it from; NULL: no worker was asked to",
+    },
+    "annotations": {
+        "priority": "whoever asked for it gave it; higher goes first",
+        "queue_key": "the fleet takes the lowest first; NULL: not asked of the fleet",
+        "available_at": "not before this; unix time by the database's clock, seconds",
+        "sent_at": "a message for it is on its way since; unix time by the database's clock, seconds",
+        "lease_owner": "who plans or finishes it",
+        "lease_until": "until when; unix time by the database's clock, seconds",
+        "epoch": "fencing token: raised by every claim",
+        "claims": "of planning or finishing, whichever is next, that came to nothing",
+    },
+    "spans": {
+        "available_at": "not before this; unix time by the database's clock, seconds",
+        "sent_at": "a message for it is on its way since; unix time by the database's clock, seconds",
+        "completed_at": "when it was done; unix time by the database's clock, seconds",
+        "error_code": "why the last attempt failed, if it could be told",
+    },
+    "pipeline_names": {
+        "name": "what people call a pipeline",
+    },
+    "source_limits": {
+        "prefix": "how the URIs of the source begin",
+        "max_running": "jobs that may read from it at once",
+    },
+    "workers": {
+        "name": "as lease_owner has it",
+        "version": "of moodreel",
+        "device": "where its models run; NULL: it has none",
+        "started_at": "unix time by the database's clock, seconds",
+        "seen_at": "unix time by the database's clock, seconds",
+        "slots": "jobs that it does at once",
+        "running": "jobs that it is doing",
+        "spans_done": "since it started",
+        "seconds_done": "of video, since it started",
+        "state": "what it says of itself, for people",
+    },
+}
+
+
+def _at_least_0(table: str, column: str) -> sa.CheckConstraint:
+    return sa.CheckConstraint(f"{column} >= 0", name=op.f(f"ck_{table}_{column}_range"))
+
+
+def upgrade() -> None:
+    double = sa.Double().compile(dialect=op.get_bind().dialect)
+    for table, columns in _COLUMNS.items():
+        for column in columns:
+            op.execute(f"ALTER TABLE {table} ADD COLUMN {column.replace('DOUBLE', double)}")
+    for name, table, column, where in _INDEXES:
+        condition = sa.text(where) if where else None
+        op.create_index(op.f(name), table, [column], sqlite_where=condition, postgresql_where=condition)
+    op.create_table(
+        "pipeline_names",
+        sa.Column("name", sa.Text, nullable=False),
+        sa.Column("pipeline_id", Key, nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_pipeline_names")),
+        sa.ForeignKeyConstraint(
+            ["pipeline_id"], ["pipelines.id"], name=op.f("fk_pipeline_names_pipeline_id"), ondelete="CASCADE"
+        ),
+    )
+    op.create_index(op.f("ix_pipeline_names_pipeline_id"), "pipeline_names", ["pipeline_id"])
+    op.create_table(
+        "source_limits",
+        sa.Column("prefix", sa.Text, nullable=False),
+        sa.Column("max_running", sa.Integer, nullable=False),
+        sa.PrimaryKeyConstraint("prefix", name=op.f("pk_source_limits")),
+        _at_least_0("source_limits", "max_running"),
+    )
+    op.create_table(
+        "workers",
+        sa.Column("name", sa.Text, nullable=False),
+        *(sa.Column(name, sa.Text, nullable=False) for name in ("kind", "host")),
+        sa.Column("pid", sa.Integer, nullable=False),
+        sa.Column("version", sa.Text, nullable=False),
+        sa.Column("device", sa.Text),
+        *(sa.Column(name, sa.Double, nullable=False) for name in ("started_at", "seen_at")),
+        *(
+            sa.Column(name, sa.Integer, server_default="0", nullable=False)
+            for name in ("slots", "running", "spans_done")
+        ),
+        sa.Column("seconds_done", sa.Double, server_default="0", nullable=False),
+        sa.Column("state", sa.Text, nullable=False),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_workers")),
+        sa.CheckConstraint("kind IN ('worker', 'scheduler')", name=op.f("ck_workers_kind_known")),
+        *(_at_least_0("workers", name) for name in ("slots", "running", "spans_done", "seconds_done")),
+    )
+    if op.get_bind().dialect.name == "postgresql":
+        for table, comments in _COMMENTS.items():
+            for column, comment in comments.items():
+                op.execute("COMMENT ON COLUMN {}.{} IS '{}'".format(table, column, comment.replace("'", "''")))
+
+
+def downgrade() -> None:
+    for table in ("workers", "source_limits", "pipeline_names"):
+        op.drop_table(table)
+    for name, table, _, _ in _INDEXES:
+        op.drop_index(op.f(name), table)
+    for table, columns in _COLUMNS.items():
+        for column in reversed(columns):
+            op.execute(f"ALTER TABLE {table} DROP COLUMN {column.split()[0]}")

@@ -1,0 +1,113 @@
+"""Keeps the leases of the jobs that this process is doing, for as long as they get on.
+
+A job that makes no progress is let go: its lease runs out, and somebody else takes it. So a worker is judged by what
+comes out of it, not by whether its process is there.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from db.errors import DatabaseError, LeaseLost
+from db.jobs import Claim
+from db.store import Store
+
+
+class Held:
+    """One job under way.
+
+    Attributes:
+        claim: what it was claimed with.
+        moved_at: when it last got on, by the monotonic clock.
+    """
+
+    def __init__(self, claim: Claim) -> None:
+        self.claim = claim
+        self.moved_at = time.monotonic()
+        self._lost = threading.Event()
+
+    def moved(self) -> None:
+        """The job got on.
+
+        Raises:
+            LeaseLost: it is somebody else's by now.
+        """
+        self.moved_at = time.monotonic()
+        if self._lost.is_set():
+            raise LeaseLost(f"Annotation {self.claim.annotation_id} is no longer {self.claim.owner}'s.")
+
+    def lose(self) -> None:
+        """Somebody else has it, or it was cancelled: whoever works on it hears of it when it next gets on."""
+        self._lost.set()
+
+
+class Heartbeat:
+    """Renews the leases of all jobs under way, four times in each lease; a context manager.
+
+    Args:
+        store: where the leases are.
+        lease_seconds: how long a lease lasts.
+        stall_seconds: a job that has not got on for so long is let go.
+        models_moved_at: when a model last answered, by the monotonic clock: jobs that wait for models get on with it.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        lease_seconds: float,
+        stall_seconds: float,
+        models_moved_at: Callable[[], float] = lambda: 0.0,
+    ) -> None:
+        self._store, self._lease_seconds, self._stall_seconds = store, lease_seconds, stall_seconds
+        self._models_moved_at = models_moved_at
+        self._held: set[Held] = set()
+        self._lock = threading.Lock()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+
+    def __enter__(self) -> "Heartbeat":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    @contextmanager
+    def holding(self, claim: Claim) -> Iterator[Held]:
+        """Keep a job's lease meanwhile."""
+        held = Held(claim)
+        with self._lock:
+            self._held.add(held)
+        try:
+            yield held
+        finally:
+            with self._lock:
+                self._held.discard(held)
+
+    @property
+    def running(self) -> int:
+        """How many jobs are under way."""
+        return len(self._held)
+
+    @property
+    def stalled(self) -> list[Held]:
+        """Jobs that have not got on for too long."""
+        with self._lock:
+            held = list(self._held)
+        models_moved_at = self._models_moved_at()
+        now = time.monotonic()
+        return [job for job in held if now - max(job.moved_at, models_moved_at) > self._stall_seconds]
+
+    def _run(self) -> None:
+        while not self._over.wait(self._lease_seconds / 4):
+            stalled = set(self.stalled)
+            with self._lock:
+                moving = {job.claim: job for job in self._held if job not in stalled}
+            try:
+                lost = self._store.renew_all(list(moving), self._lease_seconds)
+            except DatabaseError:
+                continue  # there is time for more than one try before the leases run out
+            for claim in lost:
+                moving[claim].lose()
