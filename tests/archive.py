@@ -20,7 +20,8 @@ from tests.fetch_media import fetch
 
 RATE_HZ, SOUND_HZ = 12, 16_000
 WIDTH, HEIGHT = 320, 180
-POISON_WIDTH, POISON_HEIGHT = 128, 72  # pictures that end the decoding child; see tests/poison/sitecustomize.py
+DEADLY, SLOW = (128, 72), (136, 72)  # widths and heights of pictures that decoding children die of, or take long for:
+# see tests/poison/sitecustomize.py
 
 # Clips that pictures and sound are cut from, each with its share of the videos; None: no such stream.
 PICTURES: Mapping[str | None, float] = {
@@ -83,14 +84,19 @@ def plant(folder: Path) -> Mapping[str, str]:
     Returns:
         The names of those that cannot, and the code that each fails with.
     """
-    spoken = Cut(12.0, "obama_speech.mp4", 0.0, False, 1.0, "obama_speech.mp4", 0.0, 1.0)
+    spoken = talk(12.0)
     (folder / "planted-text.mp4").write_text("This is no video.\n" * 500)
     whole = write(folder / "planted-cut.mp4", spoken).read_bytes()  # its index stands at the end
     (folder / "planted-cut.mp4").write_bytes(whole[: len(whole) // 2])
-    write(folder / "planted-crash.mp4", spoken, POISON_WIDTH, POISON_HEIGHT)
+    write(folder / "planted-crash.mp4", spoken, DEADLY)
     whole = write(folder / "cut-short.mkv", spoken).read_bytes()
     (folder / "cut-short.mkv").write_bytes(whole[: len(whole) * 3 // 5])
     return PLANTED
+
+
+def talk(seconds: float) -> Cut:
+    """A man who speaks to the camera."""
+    return Cut(seconds, "obama_speech.mp4", 0.0, False, 1.0, "obama_speech.mp4", 0.0, 1.0)
 
 
 def draw(random: np.random.Generator, seconds: tuple[float, float]) -> Cut:
@@ -112,15 +118,15 @@ def _one_of(random: np.random.Generator, shares: Mapping[str | None, float]) -> 
     return list(shares)[int(random.choice(len(shares), p=list(shares.values())))]
 
 
-def write(path: Path, cut: Cut, width: int = WIDTH, height: int = HEIGHT) -> Path:
-    """Write a video; returns `path`."""
+def write(path: Path, cut: Cut, size: tuple[int, int] = (WIDTH, HEIGHT)) -> Path:
+    """Write a video with pictures of a width and height; returns `path`."""
     with av.open(str(path), "w", options={"fflags": "bitexact"}) as out:  # or Matroska draws ids of its own
         streams: list[tuple[Any, Sequence[Any]]] = []
         if cut.pictures is not None:
             options = {"preset": "ultrafast", "threads": "1", "g": str(RATE_HZ)}
             video = out.add_stream("libx264", rate=RATE_HZ, options=options)
-            video.width, video.height, video.pix_fmt = width, height, "yuv420p"
-            streams.append((video, _frames(cut, width, height)))
+            (video.width, video.height), video.pix_fmt = size, "yuv420p"
+            streams.append((video, _frames(cut, *size)))
         if cut.sound is not None:
             options = {"aac_pns": "0"}  # noise that decoders make up depends on where they begin, and moves a result
             streams.append((out.add_stream("aac", rate=SOUND_HZ, layout="mono", options=options), _blocks(cut)))

@@ -132,7 +132,7 @@ class Fleet:
         Raises:
             RuntimeError: it has another one.
         """
-        command = [*_moodreel(), *map(str, arguments)]
+        command = moodreel(*arguments)
         ran = subprocess.run(command, env=self.environment, capture_output=True, text=True)
         if ran.returncode != status:
             raise RuntimeError(f"moodreel {' '.join(command[1:])}: exit status {ran.returncode}\n{ran.stderr}")
@@ -140,7 +140,7 @@ class Fleet:
 
     def service(self, name: str, *arguments: object) -> Service:
         """A command of moodreel that runs on; not started yet."""
-        return Service([*_moodreel(), *map(str, arguments)], self.environment, self.folder / f"{name}.log")
+        return Service(moodreel(*arguments), self.environment, self.folder / f"{name}.log")
 
     def rows(self, query: str) -> list[tuple]:
         """Ask the database; while it is away, wait for it."""
@@ -195,6 +195,11 @@ class Fleet:
                     yield pid
 
 
+def moodreel(*arguments: object) -> list[str]:
+    """A command of moodreel, as it is started."""
+    return [str(Path(sys.executable).with_name("moodreel")), *map(str, arguments)]
+
+
 def wait_until(condition: Callable[[], bool], timeout_seconds: float, every_seconds: float = 0.1) -> None:
     """Wait for something to become true.
 
@@ -206,10 +211,6 @@ def wait_until(condition: Callable[[], bool], timeout_seconds: float, every_seco
         if time.monotonic() > deadline:
             raise TimeoutError(f"waited {timeout_seconds:g} s in vain")
         time.sleep(every_seconds)
-
-
-def _moodreel() -> list[str]:
-    return [str(Path(sys.executable).with_name("moodreel"))]
 
 
 def _pids() -> list[int]:

@@ -1,40 +1,15 @@
 """A fleet with a real Redis and a real PostgreSQL gives the rows that one machine gives with SQLite."""
 
 import json
-import tempfile
-from collections.abc import Iterator
-from pathlib import Path
-
-import pytest
 
 from tests import archive
 from tests.chaos.compare import compare
 from tests.chaos.faults import KINDS
 from tests.chaos.run import run
 from tests.database import missing
-from tests.fleet import Fleet
 from tests.servers import ServerMissing
 
 N_VIDEOS = 200
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """A folder with a short path, since a socket's path has 107 bytes."""
-    with tempfile.TemporaryDirectory(prefix="moodreel-") as made:
-        yield Path(made)
-
-
-@pytest.fixture
-def fleet(folder: Path) -> Iterator[Fleet]:
-    """Servers, and nothing that works with them yet."""
-    try:
-        fleet = Fleet(folder)
-    except ServerMissing as reason:
-        missing(str(reason))
-        raise
-    with fleet:
-        yield fleet
 
 
 def test_two_workers_and_a_scheduler_do_what_one_machine_does(media, fleet):
@@ -65,10 +40,10 @@ def test_two_workers_and_a_scheduler_do_what_one_machine_does(media, fleet):
         assert client.llen("moodreel") == 0
 
 
-def test_whatever_fails_the_rows_are_those_of_a_quiet_run(media, folder):
+def test_whatever_fails_the_rows_are_those_of_a_quiet_run(media, short_folder):
     """The short chaos run: everything that can happen happens once."""
     try:
-        outcome = run(spans=40, faults=len(KINDS), seed=4, folder=folder, say=print, max_attempts=4)
+        outcome = run(spans=40, faults=len(KINDS), seed=4, folder=short_folder, say=print, max_attempts=4)
     except ServerMissing as reason:
         missing(str(reason))
         raise

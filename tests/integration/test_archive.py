@@ -39,8 +39,8 @@ def test_lengths_are_within_what_was_asked_for(media, tmp_path):
 
 
 def test_a_face_is_seen_and_a_voice_is_heard(media, tmp_path):
-    spoken = archive.Cut(3.0, "obama_speech.mp4", 2.0, True, 0.8, "obama_speech.mp4", 4.0, 0.5)
-    path = archive.write(tmp_path / "spoken.mp4", spoken)
+    cut = archive.Cut(3.0, "obama_speech.mp4", 2.0, True, 0.8, "obama_speech.mp4", 4.0, 0.5)
+    path = archive.write(tmp_path / "talk.mp4", cut)
     with Reader() as reader, path.open("rb") as file:
         events = list(reader.read(file.fileno(), path.name, ReadRequest()))
     assert {event.state for event in events if isinstance(event, Picture)} == {"face"}

@@ -1,22 +1,34 @@
-"""Makes a decoding child die of one kind of picture, as a decoder's bug would, wherever this folder is in PYTHONPATH.
+"""Plants what tests cannot bring about from outside, in processes that have this folder in PYTHONPATH.
 
-Python imports a module of this name when it starts. It changes nothing in any other process.
+Python imports a module of this name when it starts. A decoding child dies of one kind of picture, as of a decoder's
+bug, and takes very long for another; a worker forgets in a second what Redis is to keep for an hour, where
+MOODREEL_TEST_VISIBILITY_SECONDS says so. In any other process this changes nothing.
 """
 
 import os
 import signal
 import sys
+import time
 from typing import Any
+
+DEADLY, SLOW = (72, 128), (72, 136)  # height and width in pixels, as tests/archive.py plants them
+SLOW_SECONDS = 1.0  # for each picture looked at
 
 if "worker.decoder" in sys.orig_argv:
     from worker import decoder_faces
 
-    _POISON = (72, 128)  # height and width in pixels, as tests/archive.py plants them
     _look = decoder_faces.FaceWatcher.look
 
     def _look_or_die(watcher: Any, picture: Any, *arguments: Any, **options: Any) -> Any:
-        if picture.shape[:2] == _POISON:
+        if picture.shape[:2] == DEADLY:
             os.kill(os.getpid(), signal.SIGSEGV)
+        if picture.shape[:2] == SLOW:
+            time.sleep(SLOW_SECONDS)
         return _look(watcher, picture, *arguments, **options)
 
     decoder_faces.FaceWatcher.look = _look_or_die
+
+if "worker.serve" in sys.orig_argv and "MOODREEL_TEST_VISIBILITY_SECONDS" in os.environ:
+    from worker import broker
+
+    broker.make_app.__defaults__ = (int(os.environ["MOODREEL_TEST_VISIBILITY_SECONDS"]),)
