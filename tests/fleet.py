@@ -138,9 +138,9 @@ class Fleet:
             raise RuntimeError(f"moodreel {' '.join(command[1:])}: exit status {ran.returncode}\n{ran.stderr}")
         return ran.stdout
 
-    def service(self, name: str, *arguments: object) -> Service:
+    def service(self, name: str, *arguments: object, **environment: str) -> Service:
         """A command of moodreel that runs on; not started yet."""
-        return Service(moodreel(*arguments), self.environment, self.folder / f"{name}.log")
+        return Service(moodreel(*arguments), self.environment | environment, self.folder / f"{name}.log")
 
     def rows(self, query: str) -> list[tuple]:
         """Ask the database; while it is away, wait for it."""

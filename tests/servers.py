@@ -21,7 +21,7 @@ from typing import Any, Self
 import sqlalchemy as sa
 
 QUEUE = "moodreel"
-PRIORITIES = (0, 3, 6, 9)  # kombu keeps a list for each of these steps, and workers empty the first ones first
+LISTS = (QUEUE, *(f"{QUEUE}:{step}" for step in (3, 6, 9)))  # one for each priority; workers empty the first ones first
 START_SECONDS = 20.0
 
 
@@ -153,15 +153,14 @@ class RedisServer:
         with self.client() as client:
             client.config_set("maxmemory", 1 if refuse else 256 << 20)
 
-    def take(self, timeout_seconds: float = 5.0, queue: str = QUEUE) -> Message | None:
+    def take(self, timeout_seconds: float = 5.0) -> Message | None:
         """Take the next message away from the workers; None if none came.
 
         Redis gives a message to whoever has waited for it longest. A worker asks anew every second, so this gets one
         although workers wait too.
         """
-        keys = [queue if step == 0 else f"{queue}\x06\x16{step}" for step in PRIORITIES]
         with self.client() as client:
-            found = client.brpop(keys, timeout=timeout_seconds)
+            found = client.brpop(LISTS, timeout=timeout_seconds)
         return None if found is None else Message(found[0].decode(), found[1])
 
     def put(self, message: Message) -> None:

@@ -19,7 +19,7 @@ VIDEO_SECONDS = (6.0, 14.0)
 SPAN_SECONDS = 4
 LEASE_SECONDS = 4
 STUCK_SECONDS = 300.0  # without a span done, after which the run is given up
-PRIORITIES = (0, 5, -1)  # videos are submitted in as many lots
+PRIORITIES = (0, 5, -1)  # of folders, in turn; the files beside them go first, since retries take their time
 
 Say = Callable[[str], None]
 
@@ -101,17 +101,18 @@ def _under_fire(
 ) -> tuple[Counter[str], int]:
     """Let a fleet annotate a folder while it is struck; how often what happened, and what could not."""
     fleet.run("pipelines", "add", "chaos", "--span", SPAN_SECONDS)
-    for lot, some in enumerate(sorted(videos.iterdir())):
-        fleet.run("submit", some, "--pipeline", "chaos", "--priority", PRIORITIES[lot % len(PRIORITIES)])
+    for number, some in enumerate(sorted(videos.iterdir())):
+        priority = 9 if some.is_file() else PRIORITIES[number % len(PRIORITIES)]
+        fleet.run("submit", some, "--pipeline", "chaos", "--priority", priority)
     scheduler = fleet.service("scheduler", "watch", "--pipeline", "chaos").start()
     how = ("--device", "cpu", "--slots", 2, "--lease", LEASE_SECONDS, "--grace", 5, "--max-attempts", max_attempts)
     workers = [fleet.service(f"worker-{number}", "work", *how).start() for number in range(2)]
     chaos = Chaos(fleet, workers, scheduler, seed, LEASE_SECONDS)
     waiting = schedule(faults, seed)
-    progress = _Progress(spans, faults, say)
+    progress = _Progress(faults, say)
     while fleet.unfinished():
-        done = fleet.rows("SELECT COUNT(*) FROM spans WHERE status = 'done'")[0][0]
-        progress.tell(done, chaos.struck.total())
+        ((done, planned),) = fleet.rows("SELECT COUNT(*) FILTER (WHERE status = 'done'), COUNT(*) FROM spans")
+        progress.tell(done, max(spans, planned), chaos.struck.total())
         if progress.is_stuck:
             raise TimeoutError(f"no span was done for {STUCK_SECONDS:g} s\n{fleet.standing()}")
         chaos.mend()
@@ -129,8 +130,8 @@ def _under_fire(
 class _Progress:
     """Says every few seconds how far the fleet is, and when it will be done."""
 
-    def __init__(self, spans: int, faults: int, say: Say) -> None:
-        self._spans, self._faults, self._say = spans, faults, say
+    def __init__(self, faults: int, say: Say) -> None:
+        self._faults, self._say = faults, say
         self._began = self._moved_at = time.monotonic()
         self._told_at, self._done = 0.0, 0
 
@@ -138,7 +139,7 @@ class _Progress:
     def is_stuck(self) -> bool:
         return time.monotonic() - self._moved_at > STUCK_SECONDS
 
-    def tell(self, done: int, struck: int) -> None:
+    def tell(self, done: int, spans: int, struck: int) -> None:
         now = time.monotonic()
         if done != self._done:
             self._done, self._moved_at = done, now
@@ -146,5 +147,5 @@ class _Progress:
             return
         self._told_at = now
         gone = now - self._began
-        left = f", about {gone * (self._spans - done) / done:.0f} s left" if done else ""
-        self._say(f"{done} of {self._spans} spans, {struck} of {self._faults} faults, {gone:.0f} s gone{left}")
+        left = f", about {gone * (spans - done) / done:.0f} s left" if done else ""
+        self._say(f"{done} of {spans} spans, {struck} of {self._faults} faults, {gone:.0f} s gone{left}")

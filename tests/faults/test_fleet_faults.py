@@ -41,8 +41,8 @@ def asked(fleet: Fleet, videos: Path) -> Fleet:
     return fleet
 
 
-def scheduler(fleet: Fleet, name: str = "scheduler") -> Service:
-    return fleet.service(name, "watch", "--pipeline", "cut").start()
+def scheduler(fleet: Fleet, name: str = "scheduler", **environment: str) -> Service:
+    return fleet.service(name, "watch", "--pipeline", "cut", **environment).start()
 
 
 def worker(fleet: Fleet, name: str = "worker", slots: int = 2, lease: int = 60) -> Service:
@@ -138,13 +138,11 @@ def test_a_message_that_comes_again_while_its_job_is_done_is_done_once(asked, qu
 
 
 def test_a_scheduler_that_dies_between_the_row_and_the_message(asked, quiet):
-    """Redis answers nothing, so the scheduler hangs with the rows marked and the messages in its hands."""
-    asked.redis.pause()
-    dying = scheduler(asked, "dying")
-    wait_until(lambda: is_sent(asked), 30)
-    dying.kill()
-    asked.redis.resume()
-    asked.redis.flush()
+    """It has marked all rows as sent, and dies with the messages in its hands."""
+    dying = scheduler(asked, "dying", MOODREEL_TEST_DIES_SENDING="1")
+    wait_until(lambda: not dying.is_running, 30)
+    assert is_sent(asked)
+    assert asked.redis.take(timeout_seconds=0.5) is None
     worker(asked)
     scheduler(asked)
     asked.finish(timeout_seconds=90)

@@ -1,8 +1,9 @@
 """Plants what tests cannot bring about from outside, in processes that have this folder in PYTHONPATH.
 
 Python imports a module of this name when it starts. A decoding child dies of one kind of picture, as of a decoder's
-bug, and takes very long for another; a worker forgets in a second what Redis is to keep for an hour, where
-MOODREEL_TEST_VISIBILITY_SECONDS says so. In any other process this changes nothing.
+bug, and takes very long for another. Where the environment says so, a worker lets Redis hand out anew after a second
+what it usually keeps for an hour, and a scheduler dies when it is about to send its first message. In any other process
+this changes nothing.
 """
 
 import os
@@ -32,3 +33,8 @@ if "worker.serve" in sys.orig_argv and "MOODREEL_TEST_VISIBILITY_SECONDS" in os.
     from worker import broker
 
     broker.make_app.__defaults__ = (int(os.environ["MOODREEL_TEST_VISIBILITY_SECONDS"]),)
+
+if "watch" in sys.orig_argv and "MOODREEL_TEST_DIES_SENDING" in os.environ:
+    from scheduler.queue import Queue
+
+    Queue.send = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
