@@ -123,7 +123,8 @@ class Catalogue(Database):
     ) -> Annotation:
         """The annotation of this version with this pipeline, made if there is none.
 
-        A failed one becomes pending again, with its attempts kept; a complete one becomes current again.
+        A failed one becomes pending again, with its attempts kept, or planned if only its finishing is missing; a
+        complete one becomes current again.
 
         Args:
             source_annotation_id: a complete annotation of the same version whose windows are to be fused anew for this
@@ -133,16 +134,16 @@ class Catalogue(Database):
         with self.writing() as connection:
             new = upsert(connection, annotations).values(status="pending", attempts=0, created_at=utc_now(), **key)
             connection.execute(new.on_conflict_do_nothing())
-            query = sa.select(*columns_of(annotations, Annotation)).filter_by(**key).with_for_update()
+            query = sa.select(*columns_of(annotations, Annotation)).filter_by(**key).with_for_update(key_share=True)
             found = Annotation(**connection.execute(query).one()._mapping)
             if found.status == "failed":
-                reopen(connection, found.id)
+                reopen(connection, [found.id])
                 found = Annotation(**connection.execute(query).one()._mapping)
             elif found.status == "done":
                 make_current(connection, found.id)
             differs = found.status != "done" and found.source_annotation_id != source_annotation_id
             if differs and not _is_held(connection, found.id):
-                _discard(connection, found.id)
+                discard_spans(connection, found.id)
                 of_found = sa.update(annotations).where(annotations.c.id == found.id)
                 connection.execute(of_found.values(source_annotation_id=source_annotation_id, status="pending"))
                 found = Annotation(**connection.execute(query).one()._mapping)
@@ -205,7 +206,7 @@ class Catalogue(Database):
         with self.writing() as connection:
             recorded = connection.execute(statement).rowcount == 1
             if recorded and discard:
-                _discard(connection, annotation_id)
+                discard_spans(connection, annotation_id)
         return recorded
 
 
@@ -237,7 +238,15 @@ def _is_held(connection: sa.Connection, annotation_id: int) -> bool:
     return connection.execute(held.limit(1)).first() is not None
 
 
-def _discard(connection: sa.Connection, annotation_id: int) -> None:
+def discard_spans(connection: sa.Connection, annotation_id: int) -> None:
+    """Forget an annotation's spans and what they stored, so that it has to be planned anew."""
+    lock_spans(connection, [annotation_id])
+    # New spans begin above every epoch there was, so that nobody who holds an old one writes to a new one.
+    highest = sa.select(sa.func.max(spans.c.epoch)).where(spans.c.annotation_id == annotation_id)
+    epoch = connection.execute(highest).scalar() or 0
+    higher = sa.case((annotations.c.epoch > epoch, annotations.c.epoch), else_=epoch) + 1
+    of_it = sa.update(annotations).where(annotations.c.id == annotation_id)
+    connection.execute(of_it.values(spans_done_at=None, epoch=higher))
     for table in (windows, spans):
         connection.execute(sa.delete(table).where(table.c.annotation_id == annotation_id))
 
@@ -249,17 +258,27 @@ def batches(uris: Iterable[str]) -> Iterator[list[str]]:
         yield some
 
 
-def reopen(connection: sa.Connection, annotation_id: int) -> None:
-    """Let a failed annotation be tried again, from what its spans have done already."""
+def lock_spans(connection: sa.Connection, ids: Sequence[int]) -> None:
+    """Keep others from the spans of these annotations that are not done, in the order that everybody keeps to."""
+    key = spans.c.annotation_id, spans.c.span_index
+    query = sa.select(*key).where(key[0].in_(ids), spans.c.status != "done").order_by(*key)
+    connection.execute(query.with_for_update(key_share=True)).all()
+
+
+def reopen(connection: sa.Connection, ids: Sequence[int], **changes: Any) -> int:
+    """Let failed annotations be tried again, from what their spans have done already; how many there were.
+
+    Args:
+        changes: other columns of theirs to set.
+    """
+    lock_spans(connection, ids)
+    of_them = sa.update(spans).where(spans.c.annotation_id.in_(ids))
+    anew = dict.fromkeys(("available_at", "sent_at", "error_code", "error_message"))
+    connection.execute(of_them.where(spans.c.status == "failed").values(status="pending"))
+    connection.execute(of_them.where(spans.c.status != "done").values(**anew, attempts=0))
     cleared = dict.fromkeys(
         ("error_code", "error_message", "warning_code", "warning_message", "completed_at", "available_at", "sent_at")
     )
-    connection.execute(
-        sa.update(annotations)
-        .where(annotations.c.id == annotation_id)
-        .values(**FREE, **cleared, status="pending", claims=0)
-    )
-    anew = dict.fromkeys(("available_at", "sent_at", "error_code", "error_message"))
-    of_it = sa.update(spans).where(spans.c.annotation_id == annotation_id)
-    connection.execute(of_it.where(spans.c.status == "failed").values(status="pending"))
-    connection.execute(of_it.where(spans.c.status != "done").values(**anew, attempts=0))
+    status = sa.case((annotations.c.spans_done_at.is_not(None), "planned"), else_="pending")
+    failed = sa.update(annotations).where(annotations.c.id.in_(ids), annotations.c.status == "failed")
+    return connection.execute(failed.values(**FREE, **cleared, **changes, status=status, claims=0)).rowcount

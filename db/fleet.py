@@ -1,17 +1,21 @@
 """What people ask of the fleet, and what it says of itself: videos to annotate, pipelines by name, limits, workers."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
+from itertools import islice
+from operator import attrgetter
 from typing import Any
 
 import sqlalchemy as sa
 
-from db.catalogue import batches, make_current, observed, reopen, utc_now
+from db.catalogue import batches, lock_spans, make_current, observed, reopen, utc_now
 from db.errors import Cancelled, PipelineUnknown
 from db.identity import Source
+from db.jobs import TO_ANNOTATE, TO_FINISH, TO_PLAN, UNFINISHED
 from db.leases import FREE
-from db.rows import FleetStatus, Pipeline, SeenWorker, Submitted, Worker, columns_of
+from db.rows import JOB_KINDS, FleetStatus, Pipeline, SeenWorker, Submitted, Worker, columns_of
 from db.session import Database
 from db.statements import unix_now, upsert
 from db.tables import annotations, pipeline_names, pipelines, source_limits, spans, videos, workers
@@ -19,6 +23,7 @@ from db.tables import annotations, pipeline_names, pipelines, source_limits, spa
 SECONDS_PER_PRIORITY = 600.0  # of waiting that one point of priority is worth
 WORKER_SEEN_SECONDS = 60.0  # after which a worker that has not shown itself counts as gone
 _ROWS_PER_INSERT = 500
+_ROWS_PER_CHANGE = 1000
 _FORGOTTEN_SECONDS = 7 * 86_400.0
 _LENGTHS_SAMPLED = 1000  # videos, of which lengths are known, to estimate the others by
 
@@ -47,11 +52,11 @@ class Fleet(Database):
         return Submitted(**counts)
 
     def asked_for(self, pipeline_id: int, versions: Mapping[str, str]) -> set[str]:
-        """Those uris whose given version has been asked of this pipeline before, whatever became of it."""
+        """Those uris whose latest version, the one given, has been asked of this pipeline, whatever became of it."""
         query = (
-            sa.select(videos.c.uri, annotations.c.version)
+            sa.select(videos.c.uri, videos.c.version)
             .join(annotations, annotations.c.video_id == videos.c.id)
-            .where(annotations.c.pipeline_id == pipeline_id)
+            .where(annotations.c.pipeline_id == pipeline_id, annotations.c.version == videos.c.version)
         )
         with self.reading() as connection:
             return {
@@ -69,15 +74,14 @@ class Fleet(Database):
             code: only what failed for this reason; None: for any reason but having been cancelled.
         """
         reason = annotations.c.error_code == code if code else annotations.c.error_code != Cancelled.code
-        query = _chosen(uris).where(annotations.c.status == "failed", reason)
-        with self.writing() as connection:
-            now = unix_now(connection.dialect.name)
-            ids = list(connection.execute(query).scalars())
-            for annotation_id in ids:
-                reopen(connection, annotation_id)
-                asked = sa.update(annotations).where(annotations.c.id == annotation_id)
-                connection.execute(asked.where(annotations.c.queue_key.is_(None)).values(queue_key=now))
-        return len(ids)
+        place = sa.func.coalesce(annotations.c.queue_key, unix_now(self.engine.dialect.name))
+        count = 0
+        for some in self._batches(_chosen(uris).where(annotations.c.status == "failed", reason)):
+            with self.writing() as connection:
+                limits = _limits(connection)
+                for limit, ids in _by_limit(some, limits).items():
+                    count += reopen(connection, ids, attempts=0, queue_key=place, limited_by=limit)
+        return count
 
     def cancel(self, uris: Sequence[str] = ()) -> int:
         """Take annotations that are not done out of the queue, and from those who work on them; how many.
@@ -85,22 +89,20 @@ class Fleet(Database):
         Args:
             uris: of videos, or of folders for all that lies below them; none: all.
         """
-        unfinished = annotations.c.status.in_(("pending", "planned", "running"))
-        query = _chosen(uris).where(unfinished, annotations.c.queue_key.is_not(None))
+        unfinished = annotations.c.status.in_(UNFINISHED), annotations.c.queue_key.is_not(None)
         ended = {"status": "failed", "error_code": Cancelled.code, "error_message": "cancelled on request"}
-        with self.writing() as connection:
-            ids = list(connection.execute(query.with_for_update(of=annotations)).scalars())
-            for annotation_id in ids:
-                connection.execute(
-                    sa.update(annotations)
-                    .where(annotations.c.id == annotation_id)
-                    .values(**FREE, **ended, completed_at=utc_now(), sent_at=None, epoch=annotations.c.epoch + 1)
-                )
-                of_it = sa.update(spans).where(spans.c.annotation_id == annotation_id)
-                connection.execute(of_it.values(sent_at=None))
-                held = of_it.where(spans.c.status == "running")
+        count = 0
+        for some in self._batches(_chosen(uris).where(*unfinished)):
+            with self.writing() as connection:
+                lock_spans(connection, list(some))
+                of_them = sa.update(spans).where(spans.c.annotation_id.in_(some))
+                connection.execute(of_them.where(spans.c.sent_at.is_not(None)).values(sent_at=None))
+                held = of_them.where(spans.c.status == "running")
                 connection.execute(held.values(**FREE, status="pending", epoch=spans.c.epoch + 1))
-        return len(ids)
+                these = sa.update(annotations).where(annotations.c.id.in_(some), *unfinished)
+                changes = {"completed_at": utc_now(), "sent_at": None, "epoch": annotations.c.epoch + 1}
+                count += connection.execute(these.values(**FREE, **ended, **changes)).rowcount
+        return count
 
     def name_pipeline(self, name: str, pipeline_id: int, options: Mapping[str, Any]) -> bool:
         """Call a pipeline by a name, which moves if it was another's; whether it did.
@@ -145,19 +147,41 @@ class Fleet(Database):
         return known[name]
 
     def limit_source(self, prefix: str, max_running: int | None) -> None:
-        """Let no more than so many jobs read at once from where URIs begin like this; None: as many as there are."""
-        with self.writing() as connection:
-            if max_running is None:
+        """Let no more than so many jobs read at once from where URIs begin like this; None: as many as there are.
+
+        Where prefixes begin with each other, a video keeps to the limits of all that its URI begins with.
+        """
+        if max_running is None:
+            # First nothing may be noted as held by what is to go, since of that it would never be the turn.
+            self._note_limits(prefix, set(self.source_limits()) - {prefix})
+            with self.writing() as connection:
                 connection.execute(sa.delete(source_limits).where(source_limits.c.prefix == prefix))
-                return
+                limits = list(connection.execute(sa.select(source_limits.c.prefix)).scalars())
+                rest = connection.execute(_not_done(annotations.c.limited_by == prefix))
+                _note_limits(connection, {row.id: row.uri for row in rest}, limits)
+            return
+        with self.writing() as connection:
             new = upsert(connection, source_limits).values(prefix=prefix, max_running=max_running)
             connection.execute(new.on_conflict_do_update(index_elements=["prefix"], set_={"max_running": max_running}))
+        self._note_limits(prefix, self.source_limits())
+
+    def _note_limits(self, prefix: str, limits: Collection[str]) -> None:
+        for some in self._batches(_not_done(_below(prefix))):
+            with self.writing() as connection:
+                _note_limits(connection, some, limits)
+
+    def _batches(self, query: sa.Select[tuple[int, str]]) -> Iterator[dict[int, str]]:
+        """URIs by annotation, in the order of the latter, as many at a time as one transaction should change."""
+        with self.reading() as connection:
+            found = iter(connection.execute(query.order_by(annotations.c.id)).all())
+        while some := {row.id: row.uri for row in islice(found, _ROWS_PER_CHANGE)}:
+            yield some
 
     def source_limits(self) -> dict[str, int]:
         """All limits, by prefix."""
         query = sa.select(source_limits.c.prefix, source_limits.c.max_running).order_by(source_limits.c.prefix)
         with self.reading() as connection:
-            return dict(connection.execute(query).tuples().all())
+            return dict(connection.execute(query).all())
 
     def beat(self, worker: Worker) -> None:
         """Let a worker or scheduler show that it is there."""
@@ -200,8 +224,7 @@ class Fleet(Database):
         """
         with self.reading() as connection:
             now = connection.execute(sa.select(unix_now(connection.dialect.name))).scalar_one()
-            jobs = _jobs(connection, now)
-            queue_videos, queue_seconds = _queue(connection)
+            load = _load(connection, now)
             span_count, seconds, n_videos, since = _speed(connection, now, window_seconds)
             failed = (
                 sa.select(annotations.c.error_code, sa.func.count())
@@ -209,15 +232,15 @@ class Fleet(Database):
                 .where(annotations.c.status == "failed", annotations.c.queue_key.is_not(None))
                 .group_by(annotations.c.error_code)
             )
-            failures: dict[str, int] = dict(connection.execute(failed).tuples().all())
+            failures: dict[str, int] = dict(connection.execute(failed).all())
         per_second = seconds / since if span_count else 0.0
         return FleetStatus(
-            jobs=jobs,
-            queue_videos=queue_videos,
-            queue_seconds=queue_seconds,
+            jobs=load.jobs,
+            queue_videos=load.videos,
+            queue_seconds=load.seconds,
             videos_per_hour=3600 * n_videos / since,
             video_seconds_per_hour=3600 * per_second,
-            eta_seconds=queue_seconds / per_second if per_second else None,
+            eta_seconds=load.seconds / per_second if per_second else None,
             window_seconds=since,
             failures=failures,
             workers=tuple(self.workers()),
@@ -229,29 +252,43 @@ def _submit(
 ) -> list[str]:
     now = connection.execute(sa.select(unix_now(connection.dialect.name))).scalar_one()
     queue_key = now - SECONDS_PER_PRIORITY * priority
-    ids = observed(connection, [{"uri": s.uri, "version": s.version, "size_bytes": s.size_bytes} for s in sources])
-    wanted = [(ids[source.uri], source.version) for source in sources]
-    asked = {"pipeline_id": pipeline_id, "priority": priority, "queue_key": queue_key}
+    limits = _limits(connection)
+    ids = _seen(connection, sources)
+    place = {"queue_key": queue_key, "priority": priority}
+    wanted = {(ids[source.uri], source.version): _narrowest(limits, source.uri) for source in sources}
+    fresh = {"pipeline_id": pipeline_id, "status": "pending", "attempts": 0, "created_at": utc_now(), **place}
     rows = [
-        {"video_id": video_id, "version": version, "status": "pending", "attempts": 0, "created_at": utc_now(), **asked}
-        for video_id, version in wanted
+        {**fresh, "video_id": video_id, "version": version, "limited_by": limit}
+        for (video_id, version), limit in wanted.items()
     ]
-    new = upsert(connection, annotations).values(rows).on_conflict_do_nothing().returning(annotations.c.id)
-    made = set(connection.execute(new).scalars())
+    new = upsert(connection, annotations).on_conflict_do_nothing().returning(annotations.c.id)
+    made = set(connection.execute(new, rows).scalars())
     outcomes = ["new"] * len(made)
-    if len(made) < len(wanted):
-        version = sa.tuple_(annotations.c.video_id, annotations.c.version)
-        known = sa.select(annotations.c.id, annotations.c.status).where(
-            annotations.c.pipeline_id == pipeline_id, version.in_(wanted)
-        )
-        for annotation_id, status in connection.execute(known).all():
-            if annotation_id not in made:
-                outcomes.append(_ask_again(connection, annotation_id, status, queue_key, priority, again))
+    if len(made) < len(rows):
+        key = annotations.c.video_id, annotations.c.version
+        known = sa.select(annotations.c.id, annotations.c.status, *key).order_by(annotations.c.id)
+        known = known.where(annotations.c.pipeline_id == pipeline_id, sa.tuple_(*key).in_(list(wanted)))
+        for row in connection.execute(known).all():
+            if row.id not in made:
+                limited = {"limited_by": wanted[row.video_id, row.version]}
+                outcomes.append(_ask_again(connection, row.id, row.status, place | limited, again))
     return outcomes
 
 
+def _seen(connection: sa.Connection, sources: Sequence[Source]) -> dict[str, int]:
+    """Ids of videos by uri; those that are new or have changed are recorded, the others left alone."""
+    query = sa.select(videos.c.uri, videos.c.id, videos.c.version, videos.c.size_bytes)
+    known = {row.uri: row for row in connection.execute(query.where(videos.c.uri.in_([s.uri for s in sources])))}
+    rows = [
+        {"uri": source.uri, "version": source.version, "size_bytes": source.size_bytes}
+        for source in sorted(sources, key=attrgetter("uri"))  # in one order, lest two that submit wait for each other
+        if source.uri not in known or known[source.uri][2:] != (source.version, source.size_bytes)
+    ]
+    return {uri: row.id for uri, row in known.items()} | (observed(connection, rows) if rows else {})
+
+
 def _ask_again(
-    connection: sa.Connection, annotation_id: int, status: str, queue_key: float, priority: int, again: bool
+    connection: sa.Connection, annotation_id: int, status: str, place: Mapping[str, Any], again: bool
 ) -> str:
     if status == "done":
         make_current(connection, annotation_id)
@@ -259,96 +296,110 @@ def _ask_again(
     if status == "failed" and not again:
         return "failed"
     if status == "failed":
-        reopen(connection, annotation_id)
-    place = sa.or_(annotations.c.queue_key.is_(None), annotations.c.queue_key > queue_key)
-    connection.execute(
-        sa.update(annotations)
-        .where(annotations.c.id == annotation_id, place)
-        .values(queue_key=queue_key, priority=priority)
-    )
+        reopen(connection, [annotation_id], attempts=0)
+    key = annotations.c.queue_key
+    better = sa.update(annotations).where(annotations.c.id == annotation_id)
+    better = better.where(sa.or_(key.is_(None), key > place["queue_key"]))
+    connection.execute(better.values(**place))
     return "again" if status == "failed" else "waiting"
 
 
-def _chosen(uris: Sequence[str]) -> sa.Select[Any]:
+def _limits(connection: sa.Connection) -> list[str]:
+    """Prefixes of all sources with limits; none comes or goes until the transaction ends."""
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql("LOCK TABLE source_limits IN SHARE MODE")
+    return list(connection.execute(sa.select(source_limits.c.prefix)).scalars())
+
+
+def _narrowest(limits: Collection[str], uri: str) -> str:
+    """The longest prefix that a URI begins with; empty without any."""
+    return max((prefix for prefix in limits if uri.startswith(prefix)), key=len, default="")
+
+
+def _by_limit(uris: Mapping[int, str], limits: Collection[str]) -> dict[str, list[int]]:
+    """Annotations, of which these are the URIs, by the limit that holds for them."""
+    found: dict[str, list[int]] = defaultdict(list)
+    for annotation_id, uri in uris.items():
+        found[_narrowest(limits, uri)].append(annotation_id)
+    return found
+
+
+def _note_limits(connection: sa.Connection, uris: Mapping[int, str], limits: Collection[str]) -> None:
+    """Note on annotations, of which these are the URIs, by which limit they are held."""
+    for limit, ids in _by_limit(uris, limits).items():
+        other = sa.update(annotations).where(annotations.c.id.in_(ids), annotations.c.limited_by != limit)
+        connection.execute(other.values(limited_by=limit))
+
+
+def _not_done(condition: sa.ColumnElement[bool]) -> sa.Select[tuple[int, str]]:
+    query = sa.select(annotations.c.id, videos.c.uri).join(videos, videos.c.id == annotations.c.video_id)
+    return query.where(annotations.c.status != "done", condition)
+
+
+def _below(prefix: str) -> sa.ColumnElement[bool]:
+    return sa.func.substr(videos.c.uri, 1, len(prefix)) == prefix
+
+
+def _chosen(uris: Sequence[str]) -> sa.Select[tuple[int, str]]:
     """Annotations of the latest versions of these videos, or of those below these folders; of all, without any."""
-    query = sa.select(annotations.c.id).join(
-        videos, sa.and_(videos.c.id == annotations.c.video_id, videos.c.version == annotations.c.version)
-    )
+    latest = sa.and_(videos.c.id == annotations.c.video_id, videos.c.version == annotations.c.version)
+    query = sa.select(annotations.c.id, videos.c.uri).join(videos, latest)
     if not uris:
         return query
-    below = [
-        sa.func.substr(videos.c.uri, 1, len(folder)) == folder for uri in uris for folder in [uri.rstrip("/") + "/"]
-    ]
+    below = [_below(uri.rstrip("/") + "/") for uri in uris]
     return query.where(sa.or_(videos.c.uri.in_(uris), *below))
 
 
-def _jobs(connection: sa.Connection, now: float) -> dict[str, int]:
-    """Jobs that wait by kind, those of which a message is on its way, and those under a lease."""
-    unfinished = annotations.c.queue_key.is_not(None), annotations.c.status.in_(("pending", "planned", "running"))
-    is_open = spans.c.status.in_(("pending", "running"))
-    query = (
-        sa.select(
-            sa.func.count().filter(spans.c.status == "pending"),
-            sa.func.count().filter(spans.c.sent_at.is_not(None)),
-            sa.func.count().filter(spans.c.status == "running", spans.c.lease_until > now),
-        )
-        .select_from(annotations)
-        .join(spans, spans.c.annotation_id == annotations.c.id)
-        .where(*unfinished, is_open)
-    )
-    waiting, sent, running = connection.execute(query).one()
-    steps = (
-        sa.select(
-            sa.func.count().filter(annotations.c.status == "pending"),
-            sa.func.count().filter(annotations.c.sent_at.is_not(None)),
-            sa.func.count().filter(annotations.c.lease_until > now),
-        )
-        .select_from(annotations)
-        .where(*unfinished)
-    )
-    unplanned, steps_sent, steps_running = connection.execute(steps).one()
-    return {
-        "plan": unplanned,
-        "annotate_span": waiting,
-        "sent": sent + steps_sent,
-        "running": running + steps_running,
-    }
+@dataclass(frozen=True)
+class _Load:
+    """What is before the fleet: how many videos and seconds of them, and jobs by kind and state."""
+
+    videos: int
+    seconds: float
+    jobs: dict[str, int]
 
 
-def _queue(connection: sa.Connection) -> tuple[int, float]:
-    """How many videos, and how many seconds of video, are not annotated yet."""
-    known = (
-        sa.select(videos.c.duration_seconds, videos.c.size_bytes)
-        .where(videos.c.duration_seconds.is_not(None))
-        .order_by(videos.c.id.desc())
-        .limit(_LENGTHS_SAMPLED)
-        .subquery()
-    )
-    length, size = connection.execute(
-        sa.select(sa.func.sum(known.c.duration_seconds), sa.func.sum(known.c.size_bytes))
-    ).one()
-    seconds_per_byte = length / float(size) if size else 0.0
-    of_fleet = annotations.c.queue_key.is_not(None)
-    guess = sa.func.coalesce(videos.c.duration_seconds, videos.c.size_bytes * seconds_per_byte)
-    unplanned = (
-        sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(guess), 0.0))
-        .select_from(annotations)
-        .join(videos, videos.c.id == annotations.c.video_id)
-        .where(of_fleet, annotations.c.status == "pending")
-    )
+def _load(connection: sa.Connection, now: float) -> _Load:
+    guess = sa.func.coalesce(videos.c.duration_seconds, videos.c.size_bytes * _seconds_per_byte(connection))
+    of_video = annotations.join(videos, videos.c.id == annotations.c.video_id)
+    to_plan = sa.select(*_states(annotations, now), sa.func.count(), sa.func.sum(guess)).select_from(of_video)
     end = sa.func.coalesce(spans.c.end_seconds, videos.c.duration_seconds, spans.c.start_seconds)
-    left = (
-        sa.select(
-            sa.func.count(sa.distinct(annotations.c.id)),
-            sa.func.coalesce(sa.func.sum(end - spans.c.start_seconds), 0.0),
-        )
-        .select_from(annotations)
-        .join(videos, videos.c.id == annotations.c.video_id)
-        .join(spans, spans.c.annotation_id == annotations.c.id)
-        .where(of_fleet, annotations.c.status.in_(("planned", "running")), spans.c.status.in_(("pending", "running")))
+    left = sa.case((end > spans.c.start_seconds, end - spans.c.start_seconds), else_=0.0)
+    to_annotate = (
+        sa.select(*_states(spans, now), sa.func.count(sa.distinct(annotations.c.id)), sa.func.sum(left))
+        .select_from(of_video.join(spans, spans.c.annotation_id == annotations.c.id))
+        .where(spans.c.status.in_(("pending", "running")))
     )
-    counts, seconds = zip(connection.execute(unplanned).one(), connection.execute(left).one(), strict=True)
-    return sum(counts), float(sum(seconds))
+    to_finish = sa.select(*_states(annotations, now), sa.func.count(), sa.literal(0.0)).select_from(annotations)
+    waiting, sent, running, n_videos, seconds = zip(
+        connection.execute(to_plan.where(TO_PLAN)).one(),
+        connection.execute(to_annotate.where(TO_ANNOTATE)).one(),
+        connection.execute(to_finish.where(TO_FINISH)).one(),
+        strict=True,
+    )
+    jobs = dict(zip(JOB_KINDS, waiting, strict=True)) | {"sent": sum(sent), "running": sum(running)}
+    return _Load(sum(n_videos), float(sum(value or 0.0 for value in seconds)), jobs)
+
+
+def _states(table: sa.Table, now: float) -> list[sa.ColumnElement[int]]:
+    """How many jobs wait, how many of them with a message on its way, and how many are under a lease."""
+    held = sa.and_(table.c.lease_until.is_not(None), table.c.lease_until > now)
+    return [sa.func.count().filter(condition) for condition in (~held, table.c.sent_at.is_not(None), held)]
+
+
+def _seconds_per_byte(connection: sa.Connection) -> float:
+    """Of videos whose length is known: of some that were done last, and of some that are being annotated."""
+    ended = sa.select(annotations.c.video_id).order_by(annotations.c.completed_at.desc())
+    ended = ended.where(annotations.c.completed_at.is_not(None))
+    begun = sa.select(annotations.c.video_id).where(TO_ANNOTATE)
+    some = sa.union(*(sa.select(query.limit(_LENGTHS_SAMPLED).subquery()) for query in (ended, begun))).subquery()
+    query = (
+        sa.select(sa.func.sum(videos.c.duration_seconds), sa.func.sum(videos.c.size_bytes))
+        .join(some, some.c.video_id == videos.c.id)
+        .where(videos.c.duration_seconds.is_not(None))
+    )
+    length, size = connection.execute(query).one()
+    return float(length) / float(size) if size else 0.0
 
 
 def _speed(connection: sa.Connection, now: float, window_seconds: float) -> tuple[int, float, int, float]:

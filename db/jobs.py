@@ -7,14 +7,15 @@ by the claim, before the work starts, so that work which kills its worker is cou
 database's clock.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import sqlalchemy as sa
 
-from db.catalogue import utc_now
+from db.catalogue import discard_spans, lock_spans, utc_now
 from db.errors import WorkerDied
-from db.leases import FREE, Leases, held_step, mine, take
+from db.leases import FREE, Leases, held_step, mine, one_less, take
 from db.rows import (
     FINISH,
     PLAN,
@@ -30,10 +31,11 @@ from db.rows import (
     columns_of,
 )
 from db.statements import unix_now
-from db.tables import annotations, pipelines, source_limits, spans, videos, windows
+from db.tables import annotations, pipelines, source_limits, spans, videos
 
 Claim = SpanClaim | StepClaim
 
+UNFINISHED = ("pending", "planned", "running")  # statuses of annotations
 FAILED, AGAIN, LOST = "failed", "again", "lost"  # what may become of a job that failed
 
 
@@ -59,43 +61,29 @@ class Jobs(Leases):
 
         Args:
             room: how many, at most.
-            resend_seconds: a job that was sent so long ago, and that nobody has taken since, is sent again.
+            resend_seconds: a job that was sent so long ago, and that nobody has taken since, is due again; so it is
+                no longer `outstanding`, whether there is room for it or not.
         """
-        if room <= 0:
-            return []
         with self.writing() as connection:
+            _one_at_a_time(connection)
             now = connection.execute(sa.select(unix_now(connection.dialect.name))).scalar_one()
-            limits = _free_readers(connection, now)
-            full = [prefix for prefix, free in limits.items() if free <= 0]
-            found = [
-                *connection.execute(_finishes(now, resend_seconds, room)),
-                *sorted(
-                    [
-                        *connection.execute(_plans(now, resend_seconds, room, full)),
-                        *connection.execute(_spans(now, resend_seconds, room, full)),
-                    ],
-                    key=lambda row: (row.queue_key, row.annotation_id, row.span_index or 0),
-                ),
-            ]
-            chosen = list(_within(limits, found))[:room]
-            for table, key in (
-                (annotations, (annotations.c.id,)),
-                (spans, (spans.c.annotation_id, spans.c.span_index)),
-            ):
-                rows = [row for row in chosen if (row.kind == SPAN) == (table is spans)]
-                ids = [(row.annotation_id, row.span_index)[: len(key)] for row in rows]
-                if ids:
-                    connection.execute(sa.update(table).where(sa.tuple_(*key).in_(ids)).values(sent_at=now))
+            unanswered = _unmark(connection, now - resend_seconds)
+            chosen = _chosen(connection, now, room) if room > 0 else []
+            _mark(connection, chosen, now)
         return [
-            DueJob(Job(row.kind, row.annotation_id, row.span_index), row.priority, row.sent_at is not None)
+            DueJob(
+                Job(row.kind, row.annotation_id, row.span_index),
+                row.priority,
+                (row.annotation_id, row.span_index) in unanswered,
+            )
             for row in chosen
         ]
 
     def unsend(self, jobs: Sequence[Job]) -> None:
         """Forget that jobs were sent, because the broker would not take them."""
         with self.writing() as connection:
-            for job in jobs:
-                connection.execute(sa.update(_table(job)).where(*_key(job)).values(sent_at=None))
+            for job in sorted(jobs, key=_place):
+                connection.execute(_answered(job))
 
     def assignment(self, annotation_id: int) -> Assignment | None:
         """What a job is about; None if its annotation is gone."""
@@ -143,6 +131,7 @@ class Jobs(Leases):
             )
             row = connection.execute(statement).first()
             if row is None:
+                connection.execute(_answered(job))
                 return None
             if row.claims > max_claims:
                 _fail(connection, job.annotation_id, WorkerDied.code, _DIED.format(what=job.kind, n=max_claims))
@@ -165,10 +154,12 @@ class Jobs(Leases):
                 .join(annotations, annotations.c.id == spans.c.annotation_id)
                 .where(*_key(job), annotations.c.status.in_(("planned", "running")))
                 .where(sa.or_(spans.c.status == "pending", spans.c.status == "running"), *_free(spans, now))
-                .with_for_update(of=spans)
+                # The annotation too, so that it is not cancelled or failed in the same moment.
+                .with_for_update(of=(spans, annotations), key_share=True)
             )
             row = connection.execute(query).first()
             if row is None:
+                connection.execute(_answered(job))
                 return None
             if row.attempts >= max_attempts:
                 said = (row.error_code, row.error_message)
@@ -187,26 +178,27 @@ class Jobs(Leases):
 
     def renew_all(self, claims: Collection[Claim], lease_seconds: float) -> list[Claim]:
         """Keep jobs for longer; those that are no longer their owner's are returned."""
+        lost: list[Claim] = []
         if not claims:
-            return []
-        kept: set[tuple[str, int, int]] = set()
+            return lost
         with self.writing() as connection:
             until = unix_now(connection.dialect.name) + lease_seconds
-            # One by one and in one order, so that no two transactions wait for each other's rows.
+            # One by one and in the one order, so that no two transactions wait for each other's rows.
             for claim in sorted(claims, key=_place):
-                held = _held(claim).values(lease_until=until)
-                if connection.execute(held).rowcount == 1:
-                    kept.add(_place(claim))
-        return [claim for claim in claims if _place(claim) not in kept]
+                if connection.execute(_held(claim).values(lease_until=until)).rowcount != 1:
+                    lost.append(claim)
+        return [claim for claim in claims if claim in lost]
 
     def give_back(self, claim: Claim, delay_seconds: float = 0.0) -> None:
         """Give a job back undone, uncounted; nothing happens if it is somebody else's by now."""
         with self.writing() as connection:
             later = unix_now(connection.dialect.name) + delay_seconds if delay_seconds else None
             if isinstance(claim, SpanClaim):
-                values = {"status": "pending", "attempts": spans.c.attempts - 1}
+                values = {"status": "pending", "attempts": one_less(spans.c.attempts)}
             else:
-                values = {"claims": annotations.c.claims - 1}
+                values = {"claims": one_less(annotations.c.claims)}
+                if claim.kind == PLAN:
+                    values["attempts"] = one_less(annotations.c.attempts)
             connection.execute(_held(claim).values(**FREE, **values, available_at=later))
 
     def fail_job(
@@ -232,40 +224,70 @@ class Jobs(Leases):
         Returns:
             `failed`, `again`, or `lost` if it was no longer the claim's.
         """
-        attempts = claim.attempts if isinstance(claim, SpanClaim) else claim.claims
-        final = permanent or attempts >= max_attempts
+        of_it = sa.update(annotations).where(annotations.c.id == claim.annotation_id)
         with self.writing() as connection:
-            later = None if final else unix_now(connection.dialect.name) + delay_seconds
-            values: dict[str, Any] = {"available_at": later}
+            if discard:
+                lock_spans(connection, [claim.annotation_id])
+            values: dict[str, Any] = {"available_at": unix_now(connection.dialect.name) + delay_seconds}
             if isinstance(claim, SpanClaim):
-                values |= {"status": "failed" if final else "pending", "error_code": code, "error_message": message}
-            if connection.execute(_held(claim).values(**FREE, **values)).rowcount != 1:
+                values |= {"status": "pending", "error_code": code, "error_message": message}
+                count = spans.c.attempts
+            else:
+                count = annotations.c.claims
+            attempts = connection.execute(_held(claim).values(**FREE, **values).returning(count)).scalar()
+            if attempts is None:
                 return LOST
+            if discard:  # the spans' own counts go with them: how often they were planned counts instead
+                planned = of_it.values(available_at=values["available_at"]).returning(annotations.c.attempts)
+                attempts = max(attempts, connection.execute(planned).scalar_one())
+            final = permanent or attempts >= max_attempts
             if final:
+                if isinstance(claim, SpanClaim):
+                    connection.execute(sa.update(spans).where(*_key(claim)).values(status="failed"))
                 _fail(connection, claim.annotation_id, code, message)
             if discard:
-                for table in (windows, spans):
-                    connection.execute(sa.delete(table).where(table.c.annotation_id == claim.annotation_id))
+                discard_spans(connection, claim.annotation_id)
+                connection.execute(of_it.where(annotations.c.status.in_(UNFINISHED)).values(status="pending"))
         return FAILED if final else AGAIN
 
 
+# In the words of the partial indexes, with no parameters, so that these serve whatever plan a database keeps.
+_ASKED = annotations.c.queue_key.is_not(None)
+_BEGUN = sa.and_(_ASKED, sa.literal_column("annotations.status IN ('planned', 'running')", sa.Boolean))
+TO_PLAN = sa.and_(_ASKED, sa.literal_column("annotations.status = 'pending'", sa.Boolean))
+TO_ANNOTATE = sa.and_(_BEGUN, annotations.c.spans_done_at.is_(None))
+TO_FINISH = sa.and_(_BEGUN, annotations.c.spans_done_at.is_not(None))
+
+_CHOOSING_LOCK = 0x6D6F6F65  # the key under which PostgreSQL keeps two schedulers apart
 _DIED = "{what} was begun {n} times, and each time its worker died or fell silent."
 
 
 def _table(job: Job) -> sa.Table:
-    return spans if job.kind == SPAN else annotations
+    return annotations if job.span_index is None else spans
 
 
-def _key(job: Job) -> tuple[sa.ColumnElement[bool], ...]:
-    if job.kind == SPAN:
+def _values(job: Job) -> tuple[int, ...]:
+    """Of its row's primary key."""
+    return (job.annotation_id,) if job.span_index is None else (job.annotation_id, job.span_index)
+
+
+def _answered(job: Job) -> sa.Update:
+    """The change that forgets that a job was sent."""
+    table = _table(job)
+    return sa.update(table).where(*_key(job), table.c.sent_at.is_not(None)).values(sent_at=None)
+
+
+def _key(job: Job | SpanClaim) -> tuple[sa.ColumnElement[bool], ...]:
+    if job.span_index is not None:
         return spans.c.annotation_id == job.annotation_id, spans.c.span_index == job.span_index
     return (annotations.c.id == job.annotation_id,)
 
 
-def _place(claim: Claim) -> tuple[str, int, int]:
-    if isinstance(claim, SpanClaim):
-        return SPAN, claim.annotation_id, claim.span_index
-    return claim.kind, claim.annotation_id, 0
+def _place(job: Job | Claim) -> tuple[bool, int, int]:
+    """In which order jobs are changed: spans before annotations, each by their keys."""
+    if isinstance(job, StepClaim) or job.span_index is None:
+        return True, job.annotation_id, 0
+    return False, job.annotation_id, job.span_index
 
 
 def _held(claim: Claim) -> sa.Update:
@@ -292,7 +314,47 @@ def _spans_are_done() -> sa.ColumnElement[bool]:
     )
 
 
-def _due(kind: str, table: sa.Table, now: float, resend_seconds: float, room: int) -> sa.Select[Any]:
+def _one_at_a_time(connection: sa.Connection) -> None:
+    """Let two schedulers choose one after the other, so that together they keep to the limits of sources."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_CHOOSING_LOCK)))
+
+
+def _unmark(connection: sa.Connection, before: float) -> set[tuple[int, int | None]]:
+    """Let jobs count as not sent whose messages nobody acted on; annotation and span of each."""
+    found: set[tuple[int, int | None]] = set()
+    for table in (spans, annotations):
+        key = list(table.primary_key)
+        old = sa.select(*key).where(table.c.sent_at <= before).with_for_update(skip_locked=True, key_share=True)
+        unmarked = sa.update(table).where(sa.tuple_(*key).in_(old)).values(sent_at=None).returning(*key)
+        found |= {(row[0], row[1] if table is spans else None) for row in connection.execute(unmarked)}
+    return found
+
+
+def _mark(connection: sa.Connection, chosen: Sequence[Any], now: float) -> None:
+    jobs = [Job(row.kind, row.annotation_id, row.span_index) for row in chosen]
+    for table in (spans, annotations):
+        keys = [_values(job) for job in jobs if _table(job) is table]
+        if keys:
+            these = sa.tuple_(*table.primary_key).in_(keys)
+            connection.execute(sa.update(table).where(these).values(sent_at=now))
+
+
+def _chosen(connection: sa.Connection, now: float, room: int) -> list[Any]:
+    """The jobs whose turn it is, as far as the limits of their sources let them in."""
+    free = _free_readers(connection, now)
+    found = list(connection.execute(_finishes(now, room)))
+    readers: list[Any] = []
+    for source in {"", *free}:
+        let_in = min([room - len(found), *(free[prefix] for prefix in free if source.startswith(prefix))])
+        if let_in > 0:
+            for query in (_plans, _spans):
+                readers += connection.execute(query(now, source, let_in)).all()
+    readers.sort(key=lambda row: (row.queue_key, row.annotation_id, row.span_index or 0))
+    return [*found, *islice(_within(free, readers), room - len(found))]
+
+
+def _due(kind: str, table: sa.Table, now: float, room: int, where: sa.ColumnElement[bool]) -> sa.Select[Any]:
     """The next jobs of one kind: unclaimed, not waiting, and without a message on its way."""
     span_index = spans.c.span_index if table is spans else sa.null().label("span_index")
     return (
@@ -302,13 +364,9 @@ def _due(kind: str, table: sa.Table, now: float, resend_seconds: float, room: in
             span_index,
             annotations.c.queue_key,
             annotations.c.priority,
-            table.c.sent_at,
-            videos.c.uri,
+            annotations.c.limited_by,
         )
-        .select_from(annotations)
-        .join(videos, videos.c.id == annotations.c.video_id)
-        .where(annotations.c.queue_key.is_not(None), *_free(table, now))
-        .where(sa.or_(table.c.sent_at.is_(None), table.c.sent_at <= now - resend_seconds))
+        .where(where, table.c.sent_at.is_(None), *_free(table, now))
         .order_by(annotations.c.queue_key, annotations.c.id)
         .limit(room)
         # Weaker than an exclusive lock, which rows being stored for the annotation would have to wait for.
@@ -316,72 +374,57 @@ def _due(kind: str, table: sa.Table, now: float, resend_seconds: float, room: in
     )
 
 
-def _plans(now: float, resend_seconds: float, room: int, full: Collection[str]) -> sa.Select[Any]:
-    query = _due(PLAN, annotations, now, resend_seconds, room).where(annotations.c.status == "pending")
-    return query.where(*(~_below(prefix) for prefix in full))
+def _plans(now: float, source: str, room: int) -> sa.Select[Any]:
+    return _due(PLAN, annotations, now, room, TO_PLAN).where(annotations.c.limited_by == source)
 
 
-def _spans(now: float, resend_seconds: float, room: int, full: Collection[str]) -> sa.Select[Any]:
-    query = _due(SPAN, spans, now, resend_seconds, room).join(spans, spans.c.annotation_id == annotations.c.id)
-    query = query.where(annotations.c.status.in_(("planned", "running")), spans.c.status.in_(("pending", "running")))
-    return query.where(*(~_below(prefix) for prefix in full)).order_by(spans.c.span_index)
+def _spans(now: float, source: str, room: int) -> sa.Select[Any]:
+    query = _due(SPAN, spans, now, room, TO_ANNOTATE).join(spans, spans.c.annotation_id == annotations.c.id)
+    query = query.where(annotations.c.limited_by == source, spans.c.status.in_(("pending", "running")))
+    return query.order_by(spans.c.span_index)
 
 
-def _finishes(now: float, resend_seconds: float, room: int) -> sa.Select[Any]:
-    return _due(FINISH, annotations, now, resend_seconds, room).where(_spans_are_done())
-
-
-def _below(prefix: str) -> sa.ColumnElement[bool]:
-    return sa.func.substr(videos.c.uri, 1, len(prefix)) == prefix
+def _finishes(now: float, room: int) -> sa.Select[Any]:
+    return _due(FINISH, annotations, now, room, TO_FINISH)
 
 
 def _free_readers(connection: sa.Connection, now: float) -> dict[str, int]:
     """For each source with a limit, how many jobs more may read from it now."""
     limits: dict[str, int] = dict(
-        connection.execute(sa.select(source_limits.c.prefix, source_limits.c.max_running)).tuples().all()
+        connection.execute(sa.select(source_limits.c.prefix, source_limits.c.max_running)).all()
     )
     if not limits:
         return {}
-    reads = (
-        sa.select(videos.c.uri)
-        .join(annotations, annotations.c.video_id == videos.c.id)
-        .where(annotations.c.status == "pending")
-        .where(sa.or_(annotations.c.sent_at.is_not(None), annotations.c.lease_until > now))
-    )
-    read_spans = (
-        sa.select(videos.c.uri)
-        .join(annotations, annotations.c.video_id == videos.c.id)
-        .join(spans, spans.c.annotation_id == annotations.c.id)
-        .where(sa.or_(spans.c.sent_at.is_not(None), spans.c.lease_until > now))
-    )
-    for (uri,) in connection.execute(reads.union_all(read_spans)):
+    plans = sa.select(annotations.c.limited_by).where(annotations.c.status == "pending")
+    of_spans = sa.select(annotations.c.limited_by).join(spans, spans.c.annotation_id == annotations.c.id)
+    reading = sa.union_all(
+        *(
+            query.where(reads)
+            for query, table in ((plans, annotations), (of_spans, spans))
+            for reads in (table.c.sent_at.is_not(None), sa.and_(table.c.lease_until > now, table.c.sent_at.is_(None)))
+        )
+    ).subquery()
+    counts = sa.select(reading.c.limited_by, sa.func.count()).group_by(reading.c.limited_by)
+    for source, count in connection.execute(counts):
         for prefix in limits:
-            limits[prefix] -= uri.startswith(prefix)
+            limits[prefix] -= count if source.startswith(prefix) else 0
     return limits
 
 
-def _within(free: dict[str, int], rows: Sequence[Any]) -> Iterator[Any]:
+def _within(free: dict[str, int], rows: Iterable[Any]) -> Iterator[Any]:
     """Those jobs, in their order, that the limits of their sources still let in."""
     for row in rows:
-        concerned = [prefix for prefix in free if row.kind != FINISH and row.uri.startswith(prefix)]
-        counted = row.sent_at is not None  # it is among those that read already
-        if counted or all(free[prefix] > 0 for prefix in concerned):
+        concerned = [prefix for prefix in free if row.limited_by.startswith(prefix)]
+        if all(free[prefix] > 0 for prefix in concerned):
             for prefix in concerned:
-                free[prefix] -= not counted
+                free[prefix] -= 1
             yield row
 
 
-def _mark_sent(connection: sa.Connection, rows: Sequence[Any], now: float) -> None:
-    span_keys = [(row.annotation_id, row.span_index) for row in rows if row.kind == SPAN]
-    of_spans = sa.tuple_(spans.c.annotation_id, spans.c.span_index).in_(span_keys)
-    of_steps = annotations.c.id.in_([row.annotation_id for row in rows if row.kind != SPAN])
-    connection.execute(sa.update(spans).where(of_spans).values(sent_at=now))
-    connection.execute(sa.update(annotations).where(of_steps).values(sent_at=now))
-
-
 def _fail(connection: sa.Connection, annotation_id: int, code: str, message: str) -> None:
+    """Let an annotation fail, unless it has ended already: the first reason stays."""
     connection.execute(
         sa.update(annotations)
-        .where(annotations.c.id == annotation_id, annotations.c.status != "done")
+        .where(annotations.c.id == annotation_id, annotations.c.status.in_(UNFINISHED))
         .values(**FREE, status="failed", error_code=code, error_message=message, completed_at=utc_now(), sent_at=None)
     )

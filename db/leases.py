@@ -2,9 +2,13 @@
 
 Every claim raises the span's epoch, and every write says which epoch it is made under. A worker that stalled, lost its
 lease and wakes up again thus finds its epoch gone and writes nothing. All times are of the database's clock.
+
+Whoever changes rows of both tables locks spans first and annotations after them, several in the order of their keys, so
+that no two transactions wait for each other.
 """
 
 from collections.abc import Collection, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import sqlalchemy as sa
@@ -32,22 +36,21 @@ class Leases(Database):
         Raises:
             LeaseLost: the planning is no longer the claim's.
         """
-        rows = [
-            {name: getattr(span, name) for name in PlannedSpan.__dataclass_fields__}
-            | {"annotation_id": annotation_id, "status": "pending", "epoch": 0, "attempts": 0, "windows_done": 0}
-            for span in planned
-        ]
         wants_spans = (
-            sa.select(annotations.c.id)
+            sa.select(annotations.c.epoch)
             .where(annotations.c.id == annotation_id, annotations.c.source_annotation_id.is_(None))
             .where(annotations.c.status != "done")
-            .with_for_update()
+            .with_for_update(key_share=True)
         )
         started = sa.update(annotations).where(annotations.c.id == annotation_id, annotations.c.status == "pending")
         with self.writing() as connection:
             if claim is not None:
                 end_step(connection, claim)
-            if rows and connection.execute(wants_spans).first():
+            epoch = connection.execute(wants_spans).scalar()
+            if planned and epoch is not None:
+                new = {"annotation_id": annotation_id, "epoch": epoch, "status": "pending"}
+                new |= {"attempts": 0, "windows_done": 0}
+                rows = [asdict(span) | new for span in planned]
                 connection.execute(upsert(connection, spans).on_conflict_do_nothing(), rows)
                 connection.execute(started.values(status="planned"))
         return self.spans(annotation_id)
@@ -148,14 +151,20 @@ class Leases(Database):
         with self.writing() as connection:
             now = unix_now(connection.dialect.name)
             _write(connection, claim, **FREE, **end, status="done", completed_at=now)
+            _note_if_last(connection, claim.annotation_id)
 
     def release(self, claim: SpanClaim) -> None:
         """Give a span back undone, uncounted; nothing happens if it is somebody else's by now."""
         with self.writing() as connection:
-            connection.execute(mine(claim).values(**FREE, status="pending", attempts=spans.c.attempts - 1))
+            connection.execute(mine(claim).values(**FREE, status="pending", attempts=one_less(spans.c.attempts)))
 
 
 FREE: dict[str, Any] = {"lease_owner": None, "lease_until": None}
+
+
+def one_less(count: sa.ColumnElement[int]) -> sa.ColumnElement[int]:
+    """A count without the claim that is given back; it may have been set to 0 since."""
+    return sa.case((count > 0, count - 1), else_=0)
 
 
 def take(annotation_id: int, span_index: int, owner: str, until: sa.ColumnElement[float] | float) -> Any:
@@ -203,6 +212,16 @@ def end_step(connection: sa.Connection, claim: StepClaim) -> None:
     ended = held_step(claim).values(**FREE, claims=0, available_at=None)
     if connection.execute(ended).rowcount != 1:
         raise LeaseLost(f"The {claim.kind} of annotation {claim.annotation_id} is no longer {claim.owner}'s.")
+
+
+def _note_if_last(connection: sa.Connection, annotation_id: int) -> None:
+    """Note on the annotation that all its spans are done, if they are."""
+    # The row is locked before the spans are looked at, so that of two that end at once the second one sees the first.
+    of_it = annotations.c.id == annotation_id
+    connection.execute(sa.select(annotations.c.id).where(of_it).with_for_update(key_share=True))
+    left = sa.exists().where(spans.c.annotation_id == annotation_id, spans.c.status != "done")
+    now = unix_now(connection.dialect.name)
+    connection.execute(sa.update(annotations).where(of_it, ~left).values(spans_done_at=now))
 
 
 def _write(connection: sa.Connection, claim: SpanClaim, **values: Any) -> None:

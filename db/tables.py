@@ -29,6 +29,10 @@ WINDOW_COLUMNS: tuple[str, ...] = (
 )
 FUSED_COLUMNS: tuple[str, ...] = ("window_index", "emotion", "confidence", "valence", "arousal", *SCORES["fused"])
 
+# Of which annotations the fleet's indexes are; `db.jobs` asks in the same words.
+_ASKED = "queue_key IS NOT NULL"
+_BEGUN = f"{_ASKED} AND status IN ('planned', 'running')"
+
 SUM_TOLERANCE = 0.01  # a row of probabilities sums to 1; models in half precision come this close
 
 
@@ -217,15 +221,22 @@ annotations = sa.Table(
     _moment("lease_until", "until when"),
     _counter("epoch", "fencing token: raised by every claim"),
     _counter("claims", "of planning or finishing, whichever is next, that came to nothing"),
+    _moment("spans_done_at", "all its spans are done, and finishing is next, since"),
+    sa.Column(
+        "limited_by",
+        sa.Text,
+        nullable=False,
+        server_default=sa.text("''"),
+        comment="longest prefix of source_limits that its URI begins with",
+    ),
     sa.UniqueConstraint("video_id", "version", "pipeline_id"),
     *(_at_least("epoch"), _at_least("claims")),
     _both_or_neither("lease_owner", "lease_until"),
-    _partial_index(
-        "ix_annotations_queue_key",
-        "queue_key IS NOT NULL AND status IN ('pending', 'planned', 'running')",
-        "queue_key",
-    ),
+    _partial_index("ix_annotations_to_plan", f"{_ASKED} AND status = 'pending'", "limited_by", "queue_key"),
+    _partial_index("ix_annotations_to_annotate", f"{_BEGUN} AND spans_done_at IS NULL", "limited_by", "queue_key"),
+    _partial_index("ix_annotations_to_finish", f"{_BEGUN} AND spans_done_at IS NOT NULL", "queue_key"),
     _partial_index("ix_annotations_sent_at", "sent_at IS NOT NULL", "sent_at"),
+    _partial_index("ix_annotations_lease_until", "lease_until IS NOT NULL", "lease_until"),
     sa.Index("ix_annotations_completed_at", "completed_at"),
     _one_of("status", ANNOTATION_STATUSES),
     _at_least("attempts"),
@@ -272,7 +283,7 @@ spans = sa.Table(
     sa.CheckConstraint("(status = 'running') = (lease_owner IS NOT NULL)", name="running_with_lease"),
     _both_or_neither("error_code", "error_message"),
     _partial_index("ix_spans_sent_at", "sent_at IS NOT NULL", "sent_at"),
-    _partial_index("ix_spans_lease_owner", "lease_owner IS NOT NULL", "lease_owner"),
+    _partial_index("ix_spans_lease_until", "lease_until IS NOT NULL", "lease_until"),
     sa.Index("ix_spans_completed_at", "completed_at"),
 )
 

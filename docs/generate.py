@@ -5,6 +5,7 @@ python docs/generate.py          writes them; a test checks that they are up to 
 
 import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -18,12 +19,18 @@ DOCS = Path(__file__).parent
 def command_line() -> str:
     """Every command's help, as it is printed 100 columns wide."""
     parts = ["# The command line", "", "Made by `python docs/generate.py` from the commands' own help.", ""]
-    for name, command in [("", cli), *sorted(cli.commands.items())]:
-        context = click.Context(
-            command, info_name=f"moodreel {name}".strip(), max_content_width=100, terminal_width=100
-        )
+    for name, command in _commands("moodreel", cli):
+        settings = cli.context_settings | {"max_content_width": 100, "terminal_width": 100}
+        context = click.Context(command, info_name=name, **settings)
         parts += [f"## `{context.info_name}`", "", "```", command.get_help(context), "```", ""]
     return "\n".join(parts)
+
+
+def _commands(name: str, command: click.Command) -> Iterator[tuple[str, click.Command]]:
+    """A command, and all those below it."""
+    yield name, command
+    for below in sorted(getattr(command, "commands", {})):
+        yield from _commands(f"{name} {below}", command.commands[below])
 
 
 def failures() -> str:

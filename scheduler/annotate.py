@@ -35,6 +35,7 @@ class AnnotateOptions:
     audio_model: str | None = None
     video_model: str | None = None
     label_map: str | None = None
+    span_seconds: float = 600.0
 
 
 def run(paths: Sequence[str], options: AnnotateOptions) -> int:
@@ -102,7 +103,11 @@ def recipe_of(options: AnnotateOptions) -> Any:
     from worker.windows import WindowPlan
 
     try:
-        plan = WindowPlan(_whole_ms("--window", options.window_seconds), _whole_ms("--hop", options.hop_seconds))
+        plan = WindowPlan(
+            _whole_ms("--window", options.window_seconds),
+            _whole_ms("--hop", options.hop_seconds),
+            _whole_ms("--span", options.span_seconds),
+        )
         label_map = Path(options.label_map) if options.label_map else None
         preset = preset_of(options.preset, options.audio_model, options.video_model, label_map)
         fusion = replace(preset.fusion, rule=options.fusion_rule) if options.fusion_rule else preset.fusion

@@ -8,6 +8,8 @@ import click
 
 from db.errors import FAILURES, MoodreelError, NotInstalled
 from db.identity import printable
+from scheduler.cli_fleet import COMMANDS
+from scheduler.options import db_option, json_option
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,6 +36,15 @@ face; the two are fused and smoothed into segments. Where nobody speaks and no f
   moodreel doctor                            is everything in place on this machine?
 
 \b
+Many machines, with PostgreSQL (MOODREEL_DB) and Redis (MOODREEL_BROKER):
+  moodreel pipelines add archive             register a pipeline, where its weights are
+  moodreel watch incoming/                   the scheduler: finds videos, hands them out
+  moodreel work                              a worker; as many as there are machines
+  moodreel submit archive/                   put videos into the queue
+  moodreel status --live                     how fast it goes, and how long it will take
+  moodreel retry --code decoder_timeout      put failed videos back into the queue
+
+\b
 Ask the database itself, for instance with sqlite3:
   SELECT * FROM timeline        WHERE emotion = 'happy' AND confidence > 0.6;
   SELECT * FROM video_summary   ORDER BY angry_share DESC;
@@ -44,18 +55,6 @@ A predicted expression is not somebody's inner state. See the README for what th
 
 Exit status: 0 all done, 1 some videos failed, 2 wrong usage, 130 interrupted (the next run carries on).
 """
-
-db_option = click.option(
-    "--db",
-    "db_url",
-    default="moodreel.db",
-    show_default=True,
-    metavar="URL",
-    envvar="MOODREEL_DB",
-    show_envvar=True,
-    help="SQLAlchemy URL or path of the SQLite file.",
-)
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
 
 
 @click.group(help=HELP, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -179,12 +178,16 @@ def timeline(uri: str, db_url: str, as_json: bool) -> None:
 
 @cli.command(short_help="What is done, what failed.")
 @db_option
+@click.option("--live", is_flag=True, help="Show it anew every two seconds, until Ctrl-C.")
 @json_option
-def status(db_url: str, as_json: bool) -> None:
-    """Count annotations by status, and list failures with their codes."""
-    from scheduler.show import show_status
+def status(db_url: str, live: bool, as_json: bool) -> None:
+    """Count annotations by status, list failures with their codes, and show the fleet: its speed, queue and workers."""
+    from scheduler.show import show_status, watch_status
 
-    show_status(db_url, as_json)
+    if live and not as_json:
+        watch_status(db_url)
+    else:
+        show_status(db_url, as_json)
 
 
 @cli.command(short_help="Bring a database's schema up to date.")
@@ -208,6 +211,10 @@ def doctor(db_url: str, as_json: bool) -> None:
     from scheduler.doctor import examine
 
     sys.exit(0 if examine(db_url, as_json) else EXIT_FAILED)
+
+
+for command in COMMANDS:
+    cli.add_command(command)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

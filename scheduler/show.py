@@ -1,17 +1,22 @@
 """The commands `timeline` and `status`: what is in the database, for people and as JSON."""
 
+import time
 from dataclasses import asdict
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from db.errors import FAILURES, DatabaseUnreachable, PathMissing
 from db.identity import printable, uri_of
-from db.rows import Video
+from db.rows import FleetStatus, Status, Video
 from db.store import Store
 from scheduler.cli import print_json
+from scheduler.fleet_view import fleet_line, fleet_tables
 from scheduler.render import clock, legend, strip, timeline_table
+
+LIVE_SECONDS, LINE_SECONDS = 2.0, 10.0
 
 
 def open_existing(db_url: str) -> Store:
@@ -58,22 +63,43 @@ def show_timeline(name: str, db_url: str, as_json: bool) -> None:
 
 
 def show_status(db_url: str, as_json: bool) -> None:
-    """Print counts, hours, pipelines and failures."""
+    """Print counts, hours, pipelines, failures, and the fleet if there is one."""
     with open_existing(db_url) as store:
-        status = store.status()
+        status, fleet = store.status(), store.fleet()
     if as_json:
-        print_json(asdict(status))
+        print_json({**asdict(status), "fleet": asdict(fleet)})
         return
+    Console().print(_status(status, fleet))
+
+
+def watch_status(db_url: str) -> None:
+    """Show the status anew until Ctrl-C: in place on a terminal, elsewhere as a line of the fleet each time."""
     console = Console()
-    console.print(f"{status.videos} videos, {clock(status.annotated_seconds)} annotated", highlight=False)
-    console.print(_counts("annotations", status.annotations))
+    with open_existing(db_url) as store:
+        if not console.is_terminal:
+            while True:
+                console.print(Text(fleet_line(store.fleet())), soft_wrap=True)
+                time.sleep(LINE_SECONDS)
+        with Live(console=console, auto_refresh=False, screen=True, vertical_overflow="crop") as live:
+            while True:
+                live.update(_status(store.status(), store.fleet()), refresh=True)
+                time.sleep(LIVE_SECONDS)
+
+
+def _status(status: Status, fleet: FleetStatus) -> Group:
+    parts: list[RenderableType] = [Text(f"{status.videos} videos, {clock(status.annotated_seconds)} annotated")]
+    parts.append(_counts("annotations", status.annotations))
     if status.pipelines:
-        console.print(_counts("pipeline", {_brief(name): n for name, n in status.pipelines.items()}))
+        parts.append(_counts("pipeline", {_brief(name): n for name, n in status.pipelines.items()}))
     if status.failures:
-        console.print(
-            _counts("failures", status.failures, {code: FAILURES[code].what_to_do for code in status.failures})
+        advice = {code: FAILURES[code].what_to_do for code in status.failures}
+        parts.append(_counts("failures", status.failures, advice))
+        parts.append(
+            Text("Which ones: SELECT * FROM failures;  Annotating them again, or moodreel retry, tries again.")
         )
-        console.print("Which ones: SELECT * FROM failures;  Annotating them again tries again.")
+    if fleet.queue_videos or fleet.workers:
+        parts += [Text(), *fleet_tables(fleet)]
+    return Group(*parts)
 
 
 def _brief(name: str) -> str:

@@ -24,15 +24,15 @@ def find(paths: Sequence[str]) -> Iterator[Source | MoodreelError]:
     Yields:
         A source for each video; for a path that leads to none, or cannot be looked into, the error that says so.
     """
-    seen: set[str] = set()
+    seen: set[int] = set()  # hashes, because there may be a million names
     for path in paths:
         any_found = False
         for item in _look(path):
             any_found = True
             if isinstance(item, MoodreelError):
                 yield item
-            elif (uri := uri_of(item)) not in seen:
-                seen.add(uri)
+            elif (key := hash(uri_of(item))) not in seen:
+                seen.add(key)
                 yield _describe(item)
         if not any_found:
             yield _nothing(path)

@@ -13,7 +13,7 @@ import pytest
 
 from tests.database import database_url, missing, postgresql_server, postgresql_url, store
 from tests.fetch_media import CLIPS, cache_folder, fetch
-from tests.fleet import Fleet
+from tests.running_fleet import Fleet
 from tests.servers import RedisServer, ServerMissing
 
 __all__ = ["database_url", "postgresql_server", "postgresql_url", "store"]

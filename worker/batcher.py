@@ -28,11 +28,24 @@ class Batcher:
         predict: takes stacked arrays, one for each element of a row, and returns (n, 8) float32.
         batch_size: rows in a full batch.
         latency_seconds: how long the first row of a batch waits for company.
+        pad: whether a batch that leaves early is filled up, so that `predict` sees one shape only. The last row is
+            repeated, which is valid input whatever the model; the answers to the copies are dropped.
+        observe: is told how many rows each batch has, copies not counted.
     """
 
-    def __init__(self, predict: Callable[..., Rows], batch_size: int, latency_seconds: float = 0.02) -> None:
+    def __init__(
+        self,
+        predict: Callable[..., Rows],
+        batch_size: int,
+        latency_seconds: float = 0.02,
+        *,
+        pad: bool = False,
+        observe: Callable[[float], object] = lambda n_rows: None,
+    ) -> None:
         self._predict = predict
         self._batch_size = batch_size
+        self._pad = pad
+        self._observe = observe
         self._latency_seconds = latency_seconds
         self._queue: queue.Queue[tuple[Row, Future[Rows]] | None] = queue.Queue(maxsize=4 * batch_size)
         self._stopped = threading.Event()
@@ -83,14 +96,17 @@ class Batcher:
         try:
             if self._stopped.is_set():
                 raise Interrupted("stopped on request")
-            columns = zip(*(row for row, _ in batch), strict=True)
-            rows = self._predict(*(np.stack(column) for column in columns))
-            if len(rows) != len(batch):
-                raise Internal(f"a model answered {len(batch)} rows with {len(rows)}")
+            given = [row for row, _ in batch]
+            if self._pad:
+                given += given[-1:] * (self._batch_size - len(batch))
+            rows = self._predict(*(np.stack(column) for column in zip(*given, strict=True)))
+            if len(rows) != len(given):
+                raise Internal(f"a model answered {len(given)} rows with {len(rows)}")
         except Exception as error:  # noqa: BLE001 - whoever waits for a row gets the error, whatever it is
             for _, future in batch:
                 future.set_exception(error)
             return
         self.answered_at = time.monotonic()
-        for (_, future), probabilities in zip(batch, rows, strict=True):
+        self._observe(len(batch))
+        for (_, future), probabilities in zip(batch, rows[: len(batch)], strict=True):
             future.set_result(probabilities)

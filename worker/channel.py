@@ -1,6 +1,9 @@
 """How messages travel between the reader and its child: over a socket, as a JSON header and the arrays' raw bytes.
 
-The parent takes nothing from the child that could run code (no pickle), and no more bytes than it is ready for.
+An array's bytes lie in a ring of shared memory, if there is one and it has room; else they follow the header, and the
+child waits until the parent reads on. The header describes an array as [dtype, shape], or [dtype, shape, position] if
+it is in the ring. The parent takes nothing from the child that could run code (no pickle), and no more bytes than it is
+ready for.
 """
 
 import json
@@ -28,10 +31,12 @@ from worker.protocol import (
     Unreadable,
     Voice,
 )
+from worker.ring import Ring
 
 READ_BYTES = 1 << 16
 MAX_HEADER_BYTES = 1 << 20
 MAX_ARRAY_BYTES = 1 << 26
+MIN_RING_BYTES = 1 << 12  # smaller arrays cost less behind their header
 
 _KINDS: Mapping[str, type[Any]] = {
     cls.__name__: cls for cls in (Sound, Voice, Picture, Unreadable, Progress, End, Probe, Failure)
@@ -47,27 +52,35 @@ class ChannelClosed(Exception):  # noqa: N818 - nothing went wrong on this side
 class Channel:
     """One end of the socket between parent and child. `send` blocks while the other side does not read.
 
+    Args:
+        sock: connected to the other side.
+        ring: this side's end of the ring; None: arrays travel over the socket.
+
     Raises (from each method):
         ChannelClosed, ProtocolError.
         TimeoutError: nothing came, or nothing could be sent, for as long as the socket's timeout says.
     """
 
-    def __init__(self, sock: socket.socket) -> None:
-        self._socket = sock
+    def __init__(self, sock: socket.socket, ring: Ring | None = None) -> None:
+        self._socket, self._ring = sock, ring
 
     def close(self) -> None:
         """Hang up."""
         self._socket.close()
+        if self._ring is not None:
+            self._ring.close()
 
     def send(self, message: Message) -> None:
         """Send one message to the parent."""
         values = {field.name: getattr(message, field.name) for field in fields(message)}
         arrays = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
+        places = {name: self._put(array) for name, array in arrays.items()}
         header = {name: value for name, value in values.items() if name not in arrays}
         header |= {"kind": type(message).__name__}
-        header |= {"arrays": {name: [array.dtype.name, array.shape] for name, array in arrays.items()}}
+        header |= {"arrays": {name: [array.dtype.name, array.shape, *places[name]] for name, array in arrays.items()}}
         line = json.dumps(header).encode()
-        self._write(b"".join([_PREFIX.pack(len(line)), line, *(array.tobytes() for array in arrays.values())]))
+        behind = (array.tobytes() for name, array in arrays.items() if not places[name])
+        self._write(b"".join([_PREFIX.pack(len(line)), line, *behind]))
 
     def receive(self) -> Message:
         """Wait for the child's next message."""
@@ -113,15 +126,27 @@ class Channel:
             raise ProtocolError(f"a header that is not an object: {header}")
         return header
 
-    def _array(self, name: str, shape: list[int]) -> npt.NDArray[Any]:
+    def _put(self, array: npt.NDArray[Any]) -> list[int]:
+        """The position in the ring where an array now is; nothing if it has to follow its header."""
+        if self._ring is None or array.nbytes < MIN_RING_BYTES:
+            return []
+        position = self._ring.put(np.ascontiguousarray(array).data.cast("B"))
+        return [] if position is None else [position]
+
+    def _array(self, name: str, shape: list[int], *place: object) -> npt.NDArray[Any]:
         dtype = _DTYPES.get(name)
         if dtype is None or not all(isinstance(n, int) and n >= 0 for n in shape):
             raise ProtocolError(f"no such array: {name} {shape}")
         length = dtype.itemsize * math.prod(shape)
         if length > MAX_ARRAY_BYTES:
             raise ProtocolError(f"an array of {length} bytes")
-        array: npt.NDArray[Any] = np.frombuffer(self._read(length), dtype)
+        array: npt.NDArray[Any] = np.frombuffer(self._take(length, *place) if place else self._read(length), dtype)
         return array.reshape(shape)
+
+    def _take(self, length: int, position: object) -> bytearray:
+        if self._ring is None:
+            raise ProtocolError("an array in a ring that is not there")
+        return self._ring.take(position, length)
 
     def _write(self, content: bytes) -> None:
         try:

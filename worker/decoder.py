@@ -1,7 +1,8 @@
 """The child process that decodes: `python -m worker.decoder`, started by `worker.reader`.
 
-It is handed open descriptors, one for each job, over the socket that it inherits, and sends messages back; it never
-sees a path, an address or a credential. It ends when the parent hangs up. Imports no torch.
+It is handed open descriptors, one for each job, over the socket that it inherits, and sends messages back, their arrays
+through shared memory that it inherits as well; it never sees a path, an address or a credential. It ends when the
+parent hangs up. Imports no torch.
 """
 
 import argparse
@@ -32,6 +33,7 @@ from worker.decoder_sound import Listener, SoundTrack
 from worker.decoder_time import FrameTimes
 from worker.decoder_video import Converter, PictureTrack, Watcher
 from worker.protocol import End, Event, Failure, Job, Progress, ReadRequest
+from worker.ring import Ring
 
 SLOTTED_FORMATS = {"avi"}  # whose index counts frames instead of saying when they are shown
 PROGRESS_SECONDS = 0.5  # of the clock on the wall
@@ -255,6 +257,7 @@ def main() -> None:
     """Serve the parent at the other end of the socket named on the command line."""
     parser = argparse.ArgumentParser(prog="worker.decoder")
     parser.add_argument("--socket", type=int, required=True)
+    parser.add_argument("--ring", type=int)
     parser.add_argument("--memory-bytes", type=int, required=True)
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--listener", required=True)
@@ -266,7 +269,8 @@ def main() -> None:
     av.logging.set_level(None)
     av.logging.set_libav_level(av.logging.PANIC)
     with contextlib.suppress(ChannelClosed):
-        channel = Channel(socket.socket(fileno=options.socket))
+        ring = None if options.ring is None else Ring(options.ring)
+        channel = Channel(socket.socket(fileno=options.socket), ring)
         serve(channel, Tools(options.listener, options.watcher, options.threads))
 
 

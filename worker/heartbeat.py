@@ -4,6 +4,7 @@ A job that makes no progress is let go: its lease runs out, and somebody else ta
 comes out of it, not by whether its process is there.
 """
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -48,7 +49,7 @@ class Heartbeat:
     Args:
         store: where the leases are.
         lease_seconds: how long a lease lasts.
-        stall_seconds: a job that has not got on for so long is let go.
+        stall_seconds: a job that has not got on for so long is let go; infinite: none is.
         models_moved_at: when a model last answered, by the monotonic clock: jobs that wait for models get on with it.
     """
 
@@ -56,7 +57,7 @@ class Heartbeat:
         self,
         store: Store,
         lease_seconds: float,
-        stall_seconds: float,
+        stall_seconds: float = math.inf,
         models_moved_at: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self._store, self._lease_seconds, self._stall_seconds = store, lease_seconds, stall_seconds

@@ -25,6 +25,7 @@ from db.identity import Source
 from db.rows import SpanClaim
 from db.store import Store
 from worker.finish import Finishing, publish, register
+from worker.heartbeat import Heartbeat
 from worker.protocol import Event, Progress
 from worker.reader import ReaderPool
 from worker.recipe import Recipe
@@ -33,7 +34,6 @@ from worker.source import latest, opened
 from worker.span import SpanRun, facts, planned, read_request
 
 LEASE_SECONDS = 120.0
-RENEW_SECONDS = 30.0
 MAX_CHILDREN = 4
 
 DONE, FAILED, ELSEWHERE = "done", "failed", "elsewhere"
@@ -81,13 +81,16 @@ class Pipeline:
         self._owner = new_owner()
         self._stop = threading.Event()
         self._readers = ReaderPool()
+        self._heartbeat = Heartbeat(store, LEASE_SECONDS)
 
     def __enter__(self) -> Self:
+        self._heartbeat.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._heartbeat.__exit__()
         self._models.__exit__(kind, error, trace)
         self._readers.__exit__(kind, error, trace)
 
@@ -164,28 +167,13 @@ class Pipeline:
     @contextmanager
     def _holding(self, claim: SpanClaim) -> Iterator[None]:
         """Keep the lease meanwhile, and give the span back if it is not done in the end."""
-        over = threading.Event()
-        heartbeat = threading.Thread(target=self._renew, args=(claim, over), name="heartbeat", daemon=True)
-        heartbeat.start()
         try:
-            yield
+            with self._heartbeat.holding(claim):  # a lease that is lost shows itself at the next write
+                yield
         except BaseException:
             with suppress(DatabaseError):  # it would hide what went wrong; the lease runs out by itself
                 self._store.release(claim)
             raise
-        finally:
-            over.set()
-            heartbeat.join()
-
-    def _renew(self, claim: SpanClaim, over: threading.Event) -> None:
-        """Renew a lease until the work is over; one that is lost shows itself at the next write."""
-        while not over.wait(RENEW_SECONDS):
-            try:
-                self._store.renew(claim, LEASE_SECONDS)
-            except LeaseLost:
-                return
-            except DatabaseError:
-                continue  # there is time for more than one try before the lease runs out
 
     def _watched(
         self, events: Iterator[Event], source: Source, duration_seconds: float | None, report: Report

@@ -14,17 +14,19 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Self
 
 from db import errors
 from worker.channel import Channel, ChannelClosed
 from worker.protocol import End, Event, Failure, Job, Message, Picture, Probe, ProtocolError, ReadRequest
+from worker.ring import Ring, shared_memory
 
 SILENCE_SECONDS = 60.0  # without a message, after which a child counts as hung
 MEMORY_BYTES = 4 << 30  # that a child may allocate
 THREADS = 2  # that decode pictures in one child
+RING_BYTES = 1 << 22  # of memory shared with a child: a minute of sound, 27 pictures of 224; more falls out of caches
 LISTENER = "models.voice:VoiceDetector"
 WATCHER = "worker.decoder_faces:FaceWatcher"
 
@@ -45,28 +47,33 @@ def _environment() -> dict[str, str]:
 
 
 class _Child:
-    """One decoding process and the socket to it.
+    """One decoding process, the socket to it and the memory that is shared with it.
 
     Args:
-        arguments: of `worker.decoder`, without the socket.
+        arguments: of `worker.decoder`, without the socket and the memory.
         silence_seconds: how long to wait for a message.
+        ring_bytes: of shared memory.
     """
 
-    def __init__(self, arguments: list[str], silence_seconds: float) -> None:
+    def __init__(self, arguments: list[str], silence_seconds: float, ring_bytes: int) -> None:
         ours, theirs = socket.socketpair()
+        ours.settimeout(silence_seconds)
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the child
-        command = [sys.executable, "-P", "-m", "worker.decoder", "--socket", str(theirs.fileno()), *arguments]
-        with theirs:
+        passed_on, memory = {"--socket": theirs.fileno()}, shared_memory(ring_bytes)
+        with theirs, ExitStack() as started:
+            if memory is not None:
+                started.callback(os.close, memory)
+                passed_on["--ring"] = memory
+            self.channel = Channel(ours, None if memory is None else Ring(memory))
+            named = [part for option, descriptor in passed_on.items() for part in (option, str(descriptor))]
             self._process = subprocess.Popen(
-                command,
-                pass_fds=[theirs.fileno()],
+                [sys.executable, "-P", "-m", "worker.decoder", *named, *arguments],
+                pass_fds=list(passed_on.values()),
                 env=_environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=self._stderr,
             )
-        ours.settimeout(silence_seconds)
-        self.channel = Channel(ours)
 
     @property
     def pid(self) -> int:
@@ -104,6 +111,7 @@ class Reader:
         silence_seconds: how long the child may say nothing while it is waited for.
         memory_bytes: that the child may allocate.
         threads: that decode pictures.
+        ring_bytes: of shared memory, through which the child hands sound and pictures over.
         listener, watcher: classes that the child hears speech and sees faces with, as `module:Class`: see
             `worker.decoder_sound.Listener` and `worker.decoder_video.Watcher`.
     """
@@ -114,10 +122,11 @@ class Reader:
         silence_seconds: float = SILENCE_SECONDS,
         memory_bytes: int = MEMORY_BYTES,
         threads: int = THREADS,
+        ring_bytes: int = RING_BYTES,
         listener: str = LISTENER,
         watcher: str = WATCHER,
     ) -> None:
-        self._silence_seconds = silence_seconds
+        self._silence_seconds, self._ring_bytes = silence_seconds, ring_bytes
         options = {"memory-bytes": memory_bytes, "threads": threads, "listener": listener, "watcher": watcher}
         self._arguments = [part for name, value in options.items() for part in (f"--{name}", str(value))]
         self._child: _Child | None = None
@@ -197,7 +206,7 @@ class Reader:
     def _messages(self, job: Job, descriptor: int, name: str) -> Iterator[Message]:
         """What the child says, up to the message that ends the job."""
         if self._child is None:
-            self._child = _Child(self._arguments, self._silence_seconds)
+            self._child = _Child(self._arguments, self._silence_seconds, self._ring_bytes)
         child = self._child
         try:
             child.channel.send_job(job, descriptor)

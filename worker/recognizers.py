@@ -102,14 +102,14 @@ class Recognizers:
         device = self.device
         with self._lock:
             if self._audio is None:
-                self._audio = self._serve("audio", self._load_audio(device), AUDIO_BATCH)
+                self._audio = self._serve("audio", self._load_audio(device), AUDIO_BATCH, device)
             return self._audio
 
     def _face_batcher(self) -> Batcher:
         device = self.device
         with self._lock:
             if self._face is None:
-                self._face = self._serve("face", self._load_face(device), self._picture_batch)
+                self._face = self._serve("face", self._load_face(device), self._picture_batch, device)
             return self._face
 
     @property
@@ -127,14 +127,10 @@ class Recognizers:
         batches = {"audio_batch": AUDIO_BATCH, "face_batch": self._picture_batch}
         return {"device": self.device, "dtype": "float32", **batches}
 
-    def _serve(self, model: str, predict: Callable[..., Rows], batch_size: int) -> Batcher:
-        rows_in_batch = metrics.batch_rows.labels(model)
-
-        def counted(*arrays: npt.NDArray[np.generic]) -> Rows:
-            rows_in_batch.observe(len(arrays[0]))
-            return predict(*arrays)
-
-        return self._stack.enter_context(Batcher(counted, batch_size))
+    def _serve(self, model: str, predict: Callable[..., Rows], batch_size: int, device: str) -> Batcher:
+        """CUDA graphs and compiled kernels want one shape; a CPU pays for each row of padding."""
+        observe = metrics.batch_rows.labels(model).observe
+        return self._stack.enter_context(Batcher(predict, batch_size, pad=device == "cuda", observe=observe))
 
     def _load_audio(self, device: str) -> Callable[..., Rows]:
         checkpoint, seconds = self._recipe.preset.audio, self._recipe.plan.window_ms / 1000

@@ -2,7 +2,8 @@
 
     python -m worker.serve --progress FD --number N < options.json      started by `worker.supervise`
 
-It writes a byte to FD each second for as long as its jobs get on; `supervise` replaces a process that falls silent.
+It writes a byte to FD each second, which says whether its jobs get on; `supervise` replaces a process whose jobs do
+not, or that falls silent.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from typing import Any
 from db.errors import DatabaseError, MoodreelError
 from worker import logs
 from worker.broker import QUEUE, make_app
-from worker.supervise import ALIVE, EXIT_REFUSED, WorkOptions
+from worker.supervise import ALIVE, EXIT_REFUSED, STALLED, WorkOptions
 
 _log = logging.getLogger(__name__)
 
@@ -52,8 +53,7 @@ class _Pulse(threading.Thread):
     def run(self) -> None:
         while True:
             try:
-                if self.worker is None or not self.worker.is_stalled:
-                    os.write(self._descriptor, ALIVE)
+                os.write(self._descriptor, STALLED if self.worker is not None and self.worker.is_stalled else ALIVE)
             except BrokenPipeError:
                 _log.error("the supervising process is gone")
                 os.kill(os.getpid(), signal.SIGTERM)

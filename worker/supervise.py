@@ -1,8 +1,8 @@
 """What `moodreel work` is: a light process that starts one worker process for each GPU, or one for the CPU.
 
-It replaces those that die, and kills and replaces those that fall silent: a process tells each second that its jobs get
-on, so one that hangs in a driver, is stopped, or waits for a model that never answers is noticed by that. It loads no
-model itself and survives whatever they do.
+It replaces those that die, and kills and replaces those that make no progress: a process tells each second whether its
+jobs get on, so one that hangs in a driver, is stopped, or waits for a model that never answers is noticed by that, or
+by its silence. It loads no model itself and survives whatever they do.
 """
 
 import json
@@ -22,7 +22,8 @@ from types import FrameType
 
 from worker import logs
 
-ALIVE = b"."
+SERVE = ("-m", "worker.serve")
+ALIVE, STALLED = b".", b"!"
 EXIT_REFUSED = 3  # nothing that this machine could do; starting it again would not help
 DEFAULT_CPU_SLOTS, DEFAULT_GPU_SLOTS = 2, 4
 MARGIN_SECONDS = 15.0  # for giving jobs back and saying goodbye, after the grace period
@@ -126,12 +127,13 @@ class _Process:
             if not self.refused and time.monotonic() >= self._start_at:
                 self._start()
             return
-        if select.select([self._progress], [], [], 0)[0] and os.read(self._progress, 1024):
+        said = os.read(self._progress, 1024) if select.select([self._progress], [], [], 0)[0] else b""
+        if said:
             self._heard_at = time.monotonic()
         status = self._process.poll()
         if status is not None:
             self._ended(status)
-        elif time.monotonic() - self._heard_at > self._stall_seconds + 5.0:
+        elif said.endswith(STALLED) or time.monotonic() - self._heard_at > self._stall_seconds:
             _log.error("worker process %d makes no progress and is replaced", self._process.pid)
             self.kill()
             self._ended(-signal.SIGKILL)
@@ -139,7 +141,7 @@ class _Process:
     def _start(self) -> None:
         self._progress, theirs = os.pipe()
         environment = os.environ | ({"CUDA_VISIBLE_DEVICES": self._gpu} if self._gpu is not None else {})
-        command = [sys.executable, "-m", "worker.serve", "--progress", str(theirs), "--number", str(self._number)]
+        command = [sys.executable, *SERVE, "--progress", str(theirs), "--number", str(self._number)]
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,

@@ -12,7 +12,7 @@ from itertools import count
 
 import redis
 
-from tests.fleet import DECODER, WORKER, Fleet, Service
+from tests.running_fleet import DECODER, WORKER, Fleet, Service
 from tests.servers import Message
 
 Mend = Callable[[], object]

@@ -12,7 +12,7 @@ import numpy as np
 from tests import archive
 from tests.chaos.compare import Comparison, compare
 from tests.chaos.faults import Chaos, schedule
-from tests.fleet import Fleet
+from tests.running_fleet import Fleet
 from worker.windows import WindowPlan
 
 VIDEO_SECONDS = (6.0, 14.0)

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from tests import archive
 from tests.chaos.compare import compare
-from tests.fleet import WORKER, Fleet, Service, moodreel, wait_until
+from tests.running_fleet import WORKER, Fleet, Service, moodreel, wait_until
 
 N_VIDEOS = 3
 

@@ -71,7 +71,6 @@ def test_a_lease_is_kept_while_a_model_takes_its_time(store, media, monkeypatch)
 
     real = AudioEmotionModel.predict
     monkeypatch.setattr(worker.pipeline, "LEASE_SECONDS", 0.5)
-    monkeypatch.setattr(worker.pipeline, "RENEW_SECONDS", 0.1)
     monkeypatch.setattr(AudioEmotionModel, "predict", lambda *rows: (time.sleep(2.5), real(*rows))[1])
     stolen = []
 

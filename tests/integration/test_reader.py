@@ -522,7 +522,7 @@ def repeat(path: Path, to: Path, count: int, *, seconds: int, interleave: bool) 
 
 def test_the_child_waits_for_a_slow_reader(tmp_path):
     path = clip(tmp_path, "a.mp4", seconds=10.0)
-    with board_reader() as reader, path.open("rb") as file:
+    with board_reader(ring_bytes=1 << 16) as reader, path.open("rb") as file:
         events = reader.read(file.fileno(), "a.mp4", ReadRequest())
         next(events)
         time.sleep(1.0)

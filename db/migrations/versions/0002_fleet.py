@@ -27,6 +27,8 @@ _COLUMNS = {
         " CONSTRAINT ck_annotations_lease_owner_with_lease_until CHECK ((lease_owner IS NULL) = (lease_until IS NULL))",
         "epoch INTEGER DEFAULT '0' NOT NULL CONSTRAINT ck_annotations_epoch_range CHECK (epoch >= 0)",
         "claims INTEGER DEFAULT '0' NOT NULL CONSTRAINT ck_annotations_claims_range CHECK (claims >= 0)",
+        "spans_done_at DOUBLE",
+        "limited_by TEXT DEFAULT '' NOT NULL",
     ),
     "spans": (
         "available_at DOUBLE",
@@ -38,15 +40,21 @@ _COLUMNS = {
     ),
 }
 _INDEXES = (
+    ("to_plan", "annotations", ["limited_by", "queue_key"], "queue_key IS NOT NULL AND status = 'pending'"),
     (
-        *("ix_annotations_queue_key", "annotations", "queue_key"),
-        "queue_key IS NOT NULL AND status IN ('pending', 'planned', 'running')",
+        *("to_annotate", "annotations", ["limited_by", "queue_key"]),
+        "queue_key IS NOT NULL AND status IN ('planned', 'running') AND spans_done_at IS NULL",
     ),
-    ("ix_annotations_sent_at", "annotations", "sent_at", "sent_at IS NOT NULL"),
-    ("ix_annotations_completed_at", "annotations", "completed_at", None),
-    ("ix_spans_sent_at", "spans", "sent_at", "sent_at IS NOT NULL"),
-    ("ix_spans_lease_owner", "spans", "lease_owner", "lease_owner IS NOT NULL"),
-    ("ix_spans_completed_at", "spans", "completed_at", None),
+    (
+        *("to_finish", "annotations", ["queue_key"]),
+        "queue_key IS NOT NULL AND status IN ('planned', 'running') AND spans_done_at IS NOT NULL",
+    ),
+    ("sent_at", "annotations", ["sent_at"], "sent_at IS NOT NULL"),
+    ("lease_until", "annotations", ["lease_until"], "lease_until IS NOT NULL"),
+    ("completed_at", "annotations", ["completed_at"], None),
+    ("sent_at", "spans", ["sent_at"], "sent_at IS NOT NULL"),
+    ("lease_until", "spans", ["lease_until"], "lease_until IS NOT NULL"),
+    ("completed_at", "spans", ["completed_at"], None),
 )
 
 _COMMENTS = {
@@ -62,6 +70,9 @@ _COMMENTS = {
         "lease_until": "until when; unix time by the database's clock, seconds",
         "epoch": "fencing token: raised by every claim",
         "claims": "of planning or finishing, whichever is next, that came to nothing",
+        "spans_done_at": "all its spans are done, and finishing is next, since;"
+        " unix time by the database's clock, seconds",
+        "limited_by": "longest prefix of source_limits that its URI begins with",
     },
     "spans": {
         "available_at": "not before this; unix time by the database's clock, seconds",
@@ -91,6 +102,15 @@ _COMMENTS = {
 }
 
 
+# Those that only `finish` was missing for.
+_SPANS_DONE = """
+UPDATE annotations SET spans_done_at = 0
+WHERE status <> 'done'
+    AND EXISTS (SELECT 1 FROM spans WHERE spans.annotation_id = annotations.id)
+    AND NOT EXISTS (SELECT 1 FROM spans WHERE spans.annotation_id = annotations.id AND spans.status <> 'done')
+"""
+
+
 def _at_least_0(table: str, column: str) -> sa.CheckConstraint:
     return sa.CheckConstraint(f"{column} >= 0", name=op.f(f"ck_{table}_{column}_range"))
 
@@ -100,9 +120,10 @@ def upgrade() -> None:
     for table, columns in _COLUMNS.items():
         for column in columns:
             op.execute(f"ALTER TABLE {table} ADD COLUMN {column.replace('DOUBLE', double)}")
-    for name, table, column, where in _INDEXES:
+    op.execute(_SPANS_DONE)
+    for name, table, names, where in _INDEXES:
         condition = sa.text(where) if where else None
-        op.create_index(op.f(name), table, [column], sqlite_where=condition, postgresql_where=condition)
+        op.create_index(op.f(f"ix_{table}_{name}"), table, names, sqlite_where=condition, postgresql_where=condition)
     op.create_table(
         "pipeline_names",
         sa.Column("name", sa.Text, nullable=False),
@@ -149,7 +170,7 @@ def downgrade() -> None:
     for table in ("workers", "source_limits", "pipeline_names"):
         op.drop_table(table)
     for name, table, _, _ in _INDEXES:
-        op.drop_index(op.f(name), table)
+        op.drop_index(op.f(f"ix_{table}_{name}"), table)
     for table, columns in _COLUMNS.items():
         for column in reversed(columns):
             op.execute(f"ALTER TABLE {table} DROP COLUMN {column.split()[0]}")

@@ -1,0 +1,76 @@
+"""What the scheduler counts, for Prometheus."""
+
+import logging
+from collections.abc import Sequence
+from threading import Event
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
+
+from db.errors import BadOption, DatabaseError
+from db.rows import JOB_KINDS, DueJob
+from db.store import Store
+from db.tables import ANNOTATION_STATUSES
+
+REFRESH_SECONDS = 15.0  # between counts of the whole queue, which cost the database something
+
+_log = logging.getLogger(__name__)
+
+
+class Metrics:
+    """The scheduler's counters and gauges."""
+
+    def __init__(self) -> None:
+        self.registry = mine = CollectorRegistry()
+        self._queue_seconds = Gauge("moodreel_queue_seconds", "Seconds of video not annotated yet.", registry=mine)
+        self._queue_jobs = Gauge("moodreel_queue_jobs", "Jobs that wait, by kind.", ["kind"], registry=mine)
+        self._sent = Counter("moodreel_messages_sent_total", "Messages sent to workers.", ["kind"], registry=mine)
+        self._resent = Counter("moodreel_messages_resent_total", "Of these, sent again.", registry=mine)
+        self._workers = Gauge("moodreel_workers", "Workers seen in the last minute.", registry=mine)
+        self._annotations = Gauge(
+            "moodreel_annotations", "Latest versions of videos, by status.", ["status"], registry=mine
+        )
+        self._broker_up = Gauge("moodreel_broker_up", "Whether the broker takes messages.", registry=mine)
+
+    def sent(self, due: Sequence[DueJob]) -> None:
+        """Messages were sent."""
+        for item in due:
+            self._sent.labels(item.job.kind).inc()
+        self._resent.inc(sum(item.resent for item in due))
+
+    def broker_is(self, up: bool) -> None:
+        """The broker took messages, or did not."""
+        self._broker_up.set(up)
+
+    def refresh(self, store: Store) -> None:
+        """Count anew.
+
+        Raises:
+            DatabaseError: the database cannot be asked.
+        """
+        fleet, status = store.fleet(), store.status()
+        self._queue_seconds.set(fleet.queue_seconds)
+        for kind in JOB_KINDS:
+            self._queue_jobs.labels(kind).set(fleet.jobs.get(kind, 0))
+        self._workers.set(sum(worker.kind == "worker" for worker in fleet.workers))
+        for name in ANNOTATION_STATUSES:
+            self._annotations.labels(name).set(status.annotations.get(name, 0))
+
+    def serve(self, port: int, host: str) -> None:
+        """Let Prometheus read them.
+
+        Raises:
+            BadOption: nothing can listen there.
+        """
+        try:
+            start_http_server(port, host, registry=self.registry)
+        except (OSError, OverflowError) as error:
+            raise BadOption(f"no metrics can be served at {host}:{port}: {error}") from error
+
+    def run(self, store: Store, stop: Event) -> None:
+        """Count anew every now and then, until told to stop."""
+        while not stop.is_set():
+            try:
+                self.refresh(store)
+            except DatabaseError as error:
+                _log.warning("the queue could not be counted: %s", error)
+            stop.wait(REFRESH_SECONDS)

@@ -1,0 +1,178 @@
+"""The command `moodreel watch`: the scheduler as a service. It feeds the workers, and finds new and changed videos."""
+
+import logging
+import signal
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from threading import Event, Thread
+
+from db.errors import DatabaseError, DatabaseNewer, MoodreelError, NoVideos
+from db.identity import Source
+from db.rows import Pipeline
+from db.store import Store
+from scheduler.cli import EXIT_FAILED
+from scheduler.feeder import Feeder
+from scheduler.metrics import Metrics
+from scheduler.queue import Queue
+from scheduler.sources import find
+from scheduler.submit import batches
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WatchOptions:
+    """What the user asked for; see `moodreel watch --help`."""
+
+    db_url: str
+    broker_url: str
+    folders: tuple[str, ...] = ()
+    pipeline: str | None = None
+    priority: int = 5
+    every_seconds: float = 10.0
+    settle_seconds: float = 5.0
+    metrics_port: int | None = None
+    metrics_host: str = "127.0.0.1"
+    log_format: str = "json"
+
+
+def run(options: WatchOptions) -> int:
+    """Feed and watch until SIGTERM or SIGINT; returns the exit status.
+
+    Raises:
+        BadOption: the broker's URL or the metrics' address cannot be used.
+        PipelineUnknown: there are folders to watch, but the pipeline is not registered.
+        DatabaseError: the database cannot be opened.
+    """
+    from worker import logs
+
+    stop, metrics = Event(), Metrics()
+    with Store(options.db_url) as store:
+        queue = Queue(options.broker_url)
+        jobs: list[Callable[[], None]] = [lambda: Feeder(store, queue, metrics).run(stop)]
+        if options.folders:
+            watcher = Watcher(store, store.pipeline_named(options.pipeline), options)
+            jobs.append(lambda: watcher.run(stop))
+        if options.metrics_port is not None:
+            metrics.serve(options.metrics_port, options.metrics_host)
+            jobs.append(lambda: metrics.run(store, stop))
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: stop.set())
+        logs.set_up(options.log_format)
+        _log.info("started", extra={"database": store.name, "folders": list(options.folders)})
+        all_is_well = _together(jobs, stop)
+        queue.close()
+    _log.info("stopped")
+    return 0 if all_is_well else EXIT_FAILED
+
+
+def _together(jobs: Sequence[Callable[[], None]], stop: Event) -> bool:
+    """Run each in a thread of its own until told to stop; False if one of them broke, which stops the others."""
+    broken: list[Exception] = []
+
+    def run_one(job: Callable[[], None]) -> None:
+        try:
+            job()
+        except MoodreelError as error:
+            _log.critical("%s", error, extra={"code": error.code})
+            broken.append(error)
+        except Exception as error:  # noqa: BLE001 - a service that does half of its work must end, and be started anew
+            _log.critical("the scheduler went wrong", exc_info=error)
+            broken.append(error)
+        finally:
+            stop.set()
+
+    threads = [Thread(target=run_one, args=(job,)) for job in jobs]
+    for thread in threads:
+        thread.start()
+    stop.wait()
+    for thread in threads:
+        thread.join()
+    return not broken
+
+
+class Watcher:
+    """Finds new and changed videos in folders, and submits them.
+
+    Of each video it remembers 64 bits: a hash of URI and version. What it has not seen before is asked of the database;
+    what is not known there either must be the same in two looks, and not have been written to just now.
+
+    Args:
+        store: where to submit.
+        pipeline: for which.
+        options: which folders, and how.
+    """
+
+    def __init__(self, store: Store, pipeline: Pipeline, options: WatchOptions) -> None:
+        self._store, self._pipeline, self._options = store, pipeline, options
+        self._known: set[int] = set()  # submitted, in this version
+        self._waiting: set[int] = set()  # found by the last look, not submitted yet
+        self._complaints: set[str] = set()  # what was wrong at the last look
+
+    def run(self, stop: Event) -> None:
+        """Look again and again, until told to stop, whatever the database does.
+
+        Raises:
+            DatabaseNewer: the database has tables that this moodreel does not know.
+        """
+        while not stop.is_set():
+            try:
+                self.look(stop)
+            except DatabaseNewer:
+                raise
+            except DatabaseError as error:
+                _log.warning("looked in vain: %s", error, extra={"code": error.code})
+            stop.wait(self._options.every_seconds)
+
+    def look(self, stop: Event | None = None) -> int:
+        """Look once; how many videos were submitted.
+
+        What was known and is not there any more is forgotten here, and only here: the database keeps it.
+        """
+        known: set[int] = set()
+        waiting: set[int] = set()
+        complaints: set[str] = set()
+        submitted = 0
+        for some in batches(find(self._options.folders)):
+            if stop is not None and stop.is_set():
+                return submitted
+            complaints |= self._complain([item for item in some if isinstance(item, MoodreelError)])
+            found = {_key(item): item for item in some if isinstance(item, Source)}
+            known |= found.keys() & self._known
+            ready = self._ready({key: item for key, item in found.items() if key not in self._known})
+            chosen = {key for key, is_ready in ready.items() if is_ready}
+            submitted += self._submit([found[key] for key in chosen])
+            known |= chosen | {key for key, is_ready in ready.items() if is_ready is None}
+            waiting |= {key for key, is_ready in ready.items() if is_ready is False}
+        self._known, self._waiting, self._complaints = known, waiting, complaints
+        return submitted
+
+    def _ready(self, found: dict[int, Source]) -> dict[int, bool | None]:
+        """Whether each of these may be submitted now; None: it was, long ago."""
+        fresh = {source.uri: source.version for key, source in found.items() if key not in self._waiting}
+        asked = self._store.asked_for(self._pipeline.id, fresh) if fresh else set()
+        return {
+            key: None if source.uri in asked else key in self._waiting and self._is_settled(source)
+            for key, source in found.items()
+        }
+
+    def _is_settled(self, source: Source) -> bool:
+        return not 0 <= time.time() - source.modified_at_seconds < self._options.settle_seconds
+
+    def _submit(self, sources: list[Source]) -> int:
+        done = self._store.submit(self._pipeline.id, sources, self._options.priority, again=False)
+        for source in sources:
+            _log.info("submitted", extra={"video": source.uri, "version": source.version})
+        return done.new + done.waiting + done.done + done.failed
+
+    def _complain(self, errors: Sequence[MoodreelError]) -> set[str]:
+        """Log what is wrong with paths, each complaint once for as long as it lasts."""
+        said = {f"{error.code}: {error}" for error in errors if not isinstance(error, NoVideos)}
+        for complaint in sorted(said - self._complaints):
+            _log.warning("%s; what is in the database stays", complaint)
+        return said
+
+
+def _key(source: Source) -> int:
+    return hash((source.uri, source.version))

@@ -1,0 +1,283 @@
+"""A worker of the fleet without its broker: jobs from the rows, real clips, and what may go wrong with them."""
+
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+import worker.fleet
+from db.errors import DatabaseUnreachable, DecoderCrashed, PipelineMismatch
+from db.identity import Source
+from db.rows import Job
+from db.store import Store
+from models.fusion import Fusion
+from worker.finish import register
+from worker.fleet import FleetOptions, FleetWorker
+from worker.pipeline import Pipeline
+from worker.reader import Reader
+from worker.recipe import Recipe
+from worker.windows import WindowPlan
+
+RECIPE = Recipe(plan=WindowPlan(span_ms=4000))
+OPTIONS = FleetOptions("cpu", slots=1, lease_seconds=20.0, max_attempts=3)
+
+
+def sources(*paths: Path) -> list[Source]:
+    return [Source.of(path, path.stat()) for path in paths]
+
+
+def named(store: Store, recipe: Recipe = RECIPE, name: str = "main") -> int:
+    pipeline_id = register(store, recipe.identity)
+    store.name_pipeline(name, pipeline_id, recipe.options)
+    return pipeline_id
+
+
+def work_off(store: Store, fleet: FleetWorker, seconds: float = 60.0) -> list[str]:
+    """Do what is due until nothing is left to wait for; the jobs, in their order."""
+    done, until = [], time.monotonic() + seconds
+    while time.monotonic() < until:
+        for due in store.take_due(100, resend_seconds=0.2):
+            fleet.run(due.job.kind, due.job.id)
+            done.append(f"{due.job.kind} {due.job.id}")
+        if not {"pending", "planned", "running"} & set(store.status().annotations):
+            return done
+        time.sleep(0.02)
+    raise AssertionError(f"not done in {seconds} s: {store.fleet()}")
+
+
+@contextmanager
+def fleet_worker(store: Store, **changes: object) -> Iterator[FleetWorker]:
+    with FleetWorker(store, replace(OPTIONS, **changes)) as fleet:
+        yield fleet
+
+
+def rows(store: Store, query: str) -> list[tuple]:
+    with store.reading() as connection:
+        return [tuple(row) for row in connection.exec_driver_sql(query)]
+
+
+@pytest.fixture(autouse=True)
+def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker.fleet, "RETRY_SECONDS", 0.02)
+
+
+def test_jobs_give_the_rows_of_one_machine(store, media, tmp_path):
+    clips = sources(*(media / name for name in ("obama_speech.mp4", "face_noface.mov", "crowd.mp3")))
+    store.submit(named(store), clips)
+    with fleet_worker(store) as fleet:
+        done = work_off(store, fleet)
+    assert len(done) == len(set(done))
+    with Store(str(tmp_path / "one.db")) as one:
+        with Pipeline(one, RECIPE, "cpu") as pipeline:
+            assert {outcome.status for outcome in pipeline.annotate(clips)} == {"done"}
+        for clip in clips:
+            fleet_rows = store.windows(store.video(clip.uri).current_annotation_id)
+            one_rows = one.windows(one.video(clip.uri).current_annotation_id)
+            assert len(one_rows) > 0
+            assert [row[:5] for row in fleet_rows] == [row[:5] for row in one_rows]
+            for ours, theirs in zip(fleet_rows, one_rows, strict=True):
+                assert [v for v in ours[5:] if v] == pytest.approx([v for v in theirs[5:] if v], abs=1e-3)
+            ours, theirs = (
+                [(piece.start_seconds, piece.end_seconds, piece.emotion) for piece in each.timeline(clip.uri)]
+                for each in (store, one)
+            )
+            assert ours == theirs
+
+
+def test_what_is_no_media_fails_at_once(store, tmp_path):
+    (tmp_path / "notes.mp4").write_text("dear diary " * 100)
+    store.submit(named(store), sources(tmp_path / "notes.mp4"))
+    with fleet_worker(store) as fleet:
+        assert work_off(store, fleet) == ["plan 1"]
+    assert rows(store, "SELECT code, attempts FROM failures") == [("not_media", 1)]
+
+
+def test_a_span_that_kills_its_decoder_each_time_is_quarantined(store, media, monkeypatch):
+    clip = media / "obama_speech.mp4"
+    store.submit(named(store), sources(clip, media / "single_face.mp4"))
+    real = Reader.read
+
+    def read(self, descriptor, name, request):
+        if name == str(clip) and request.start_seconds >= 4:
+            raise DecoderCrashed(f"{name}: the decoder died: planted")
+        yield from real(self, descriptor, name, request)
+
+    monkeypatch.setattr(Reader, "read", read)
+    with fleet_worker(store) as fleet:
+        done = work_off(store, fleet)
+    assert done.count("annotate_span 1/1") == OPTIONS.max_attempts
+    assert done.count("annotate_span 1/0") == 1
+    assert rows(store, "SELECT video, code FROM failures") == [(str(clip), "decoder_crashed")]
+    assert store.timeline(str(media / "single_face.mp4"))
+    monkeypatch.undo()
+    assert store.retry() == 1
+    with fleet_worker(store) as fleet:
+        assert "annotate_span 1/0" not in work_off(store, fleet)  # what is done is not done again
+    assert store.timeline(str(clip))
+
+
+def test_a_worker_that_never_returns_costs_as_many_attempts_as_allowed(store, media):
+    store.submit(named(store), sources(media / "park.mp4"))
+    job = Job("plan", 1)
+    for _ in range(OPTIONS.max_attempts):
+        assert store.claim_step(job, "dead", lease_seconds=-1.0, max_claims=OPTIONS.max_attempts)
+    with fleet_worker(store) as fleet:
+        work_off(store, fleet)
+    assert rows(store, "SELECT code FROM failures") == [("worker_died",)]
+
+
+def test_what_is_under_way_is_given_back_uncounted_when_the_worker_is_stopped(store, media, monkeypatch):
+    store.submit(named(store), sources(media / "obama_speech.mp4"))
+    reading = threading.Event()
+    real = Reader.read
+
+    def read(self, *arguments):
+        for event in real(self, *arguments):
+            reading.set()
+            time.sleep(0.01)
+            yield event
+
+    monkeypatch.setattr(Reader, "read", read)
+    with fleet_worker(store) as fleet:
+        fleet.run("plan", "1")
+        thread = threading.Thread(target=fleet.run, args=("annotate_span", "1/0"))
+        thread.start()
+        assert reading.wait(30)
+        fleet.stop()
+        thread.join(30)
+        assert next((span.status, span.attempts) for span in store.spans(1)) == ("pending", 0)
+        fleet.run("annotate_span", "1/0")  # a worker that goes begins nothing
+        assert store.spans(1)[0].epoch == 1
+    assert store.workers() == []
+
+
+def test_a_lease_that_was_lost_stops_the_work_and_its_writes(store, media, monkeypatch):
+    store.submit(named(store), sources(media / "obama_speech.mp4"))
+    stolen = threading.Event()
+    real = Reader.read
+
+    def read(self, *arguments):
+        for event in real(self, *arguments):
+            if not stolen.is_set():
+                thief = store.cancel()
+                assert thief == 1
+                stolen.set()
+            yield event
+
+    monkeypatch.setattr(Reader, "read", read)
+    with fleet_worker(store) as fleet:
+        fleet.run("plan", "1")
+        fleet.run("annotate_span", "1/0")
+    assert next((span.status, span.windows_done) for span in store.spans(1)) == ("pending", 0)
+    assert rows(store, "SELECT COUNT(*) FROM windows") == [(0,)]
+    assert rows(store, "SELECT code FROM failures") == [("cancelled",)]
+
+
+def test_a_job_that_does_not_get_on_is_let_go(store, media, monkeypatch):
+    store.submit(named(store), sources(media / "obama_speech.mp4"))
+    reading, go_on = threading.Event(), threading.Event()
+
+    def read(self, *arguments):
+        reading.set()
+        go_on.wait(30)
+        raise DecoderCrashed("planted")
+        yield
+
+    monkeypatch.setattr(Reader, "read", read)
+    with fleet_worker(store, lease_seconds=1.0, stall_seconds=0.5) as fleet:
+        fleet.run("plan", "1")
+        thread = threading.Thread(target=fleet.run, args=("annotate_span", "1/0"))
+        thread.start()
+        assert reading.wait(30)
+        claim, until = None, time.monotonic() + 15
+        while claim is None and time.monotonic() < until:
+            claim = store.claim_span(Job("annotate_span", 1, 0), "another", 60.0, 5)
+            time.sleep(0.05)
+        assert fleet.is_stalled
+        go_on.set()
+        thread.join(30)
+    assert claim is not None
+    assert next((span.lease_owner, span.epoch) for span in store.spans(1)) == ("another", 2)
+
+
+def test_other_weights_are_refused_with_what_differs(store, media):
+    pipeline_id = named(store)
+    store.submit(pipeline_id, sources(media / "park.mp4"))
+    other = replace(RECIPE, fusion=Fusion("average"))
+    store.name_pipeline("main", pipeline_id, other.options)  # as if the weights here made another pipeline of it
+    with fleet_worker(store) as fleet:
+        with pytest.raises(PipelineMismatch, match="fusion differ"):
+            fleet.check()
+        fleet.run("plan", "1")
+        assert "refuses" in fleet._as_row().state
+    assert store.annotation(1).status == "pending"
+    assert rows(store, "SELECT claims, lease_owner, available_at IS NULL FROM annotations")[0][:2] == (0, None)
+
+
+def test_a_file_that_changed_since_it_was_asked_for(store, media, tmp_path):
+    clip = tmp_path / "clip.mp4"
+    shutil.copy2(media / "single_face.mp4", clip)
+    store.submit(named(store), sources(clip), priority=3)
+    shutil.copy2(media / "park.mp4", clip)
+    with fleet_worker(store) as fleet:
+        work_off(store, fleet)
+    (found,) = sources(clip)
+    assert store.video(str(clip)).version == found.version
+    assert {piece.emotion for piece in store.timeline(str(clip))} == {None}
+    assert rows(store, "SELECT * FROM failures") == []  # of the latest version
+
+
+def test_windows_that_are_there_are_only_fused_anew(store, media):
+    clip = sources(media / "single_face.mp4")
+    store.submit(named(store), clip)
+    other = replace(RECIPE, fusion=Fusion("average"))
+    with fleet_worker(store) as fleet:
+        work_off(store, fleet)
+        store.submit(named(store, other, "other"), clip)
+        assert work_off(store, fleet) == ["plan 2"]
+    annotation = store.annotation(2)
+    assert (annotation.status, annotation.source_annotation_id) == ("done", 1)
+    assert rows(store, "SELECT lease_owner FROM annotations") == [(None,), (None,)]
+
+
+def test_a_database_that_is_away_for_a_moment_is_waited_for(store, media, monkeypatch):
+    store.submit(named(store), sources(media / "single_face.mp4"))
+    away = dict.fromkeys(("assignment", "claim_span", "checkpoint", "complete_span"), 2)
+
+    def planted(name: str, real, *arguments, **options):
+        if away[name]:
+            away[name] -= 1
+            raise DatabaseUnreachable("planted")
+        return real(*arguments, **options)
+
+    for name in away:
+        monkeypatch.setattr(store, name, partial(planted, name, getattr(store, name)))
+    with fleet_worker(store) as fleet:
+        work_off(store, fleet)
+    assert set(away.values()) == {0}
+    assert [span.attempts for span in store.spans(1)] == [1]
+    assert store.timeline(str(media / "single_face.mp4"))
+
+
+def test_several_jobs_at_once_share_one_copy_of_each_model(store, media):
+    clips = sources(*(media / name for name in ("obama_speech.mp4", "single_face.mp4", "WolfgangLanger_Pexels.mp4")))
+    store.submit(named(store), clips)
+    with fleet_worker(store, slots=3) as fleet:
+        for due in store.take_due(10, 60.0):
+            fleet.run(due.job.kind, due.job.id)
+        jobs = [due.job for due in store.take_due(100, 60.0)]
+        assert len(jobs) >= 6
+        threads = [threading.Thread(target=fleet.run, args=(job.kind, job.id)) for job in jobs]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert len(fleet._models._recognizers) == 1
+        work_off(store, fleet)
+    assert all(store.timeline(clip.uri) for clip in clips)
