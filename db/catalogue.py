@@ -213,7 +213,7 @@ class Catalogue(Database):
 def observed(connection: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     """Record videos as `Catalogue.observe` does, many at a time; their ids by uri, of which none may come twice."""
     now = utc_now()
-    statement = upsert(connection, videos).values([{**row, "created_at": now, "updated_at": now} for row in rows])
+    statement = upsert(connection, videos)
     new = statement.excluded
     same = videos.c.version == new.version
     kept = {
@@ -228,7 +228,9 @@ def observed(connection: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> di
         **kept,
     }
     statement = statement.on_conflict_do_update(index_elements=["uri"], set_=changes)
-    return {uri: int(key) for uri, key in connection.execute(statement.returning(videos.c.uri, videos.c.id))}
+    values = [{**row, "created_at": now, "updated_at": now} for row in rows]
+    found = connection.execute(statement.returning(videos.c.uri, videos.c.id), values)
+    return {uri: int(key) for uri, key in found}
 
 
 def _is_held(connection: sa.Connection, annotation_id: int) -> bool:

@@ -15,7 +15,7 @@ from db.errors import Cancelled, PipelineUnknown
 from db.identity import Source
 from db.jobs import TO_ANNOTATE, TO_FINISH, TO_PLAN, UNFINISHED
 from db.leases import FREE
-from db.rows import JOB_KINDS, FleetStatus, Pipeline, SeenWorker, Submitted, Worker, columns_of
+from db.rows import JOB_KINDS, Annotation, FleetStatus, Pipeline, SeenWorker, Submitted, Worker, columns_of
 from db.session import Database
 from db.statements import unix_now, upsert
 from db.tables import annotations, pipeline_names, pipelines, source_limits, spans, videos, workers
@@ -65,6 +65,22 @@ class Fleet(Database):
                 for uri, version in connection.execute(query.where(videos.c.uri.in_(some)))
                 if versions[uri] == version
             }
+
+    def ended(self, pipeline_id: int, versions: Mapping[str, str]) -> dict[str, Annotation]:
+        """For each uri whose given version this pipeline is through with, well or not, its annotation."""
+        query = (
+            sa.select(videos.c.uri, *columns_of(annotations, Annotation))
+            .join(annotations, annotations.c.video_id == videos.c.id)
+            .where(annotations.c.pipeline_id == pipeline_id, annotations.c.status.in_(("done", "failed")))
+        )
+        found: dict[str, Annotation] = {}
+        with self.reading() as connection:
+            for some in batches(versions):
+                for row in connection.execute(query.where(videos.c.uri.in_(some))):
+                    annotation = Annotation(**{k: v for k, v in row._mapping.items() if k != "uri"})
+                    if versions[row.uri] == annotation.version:
+                        found[row.uri] = annotation
+        return found
 
     def retry(self, uris: Sequence[str] = (), code: str | None = None) -> int:
         """Put failed annotations of videos' latest versions back into the queue; how many.
@@ -257,21 +273,22 @@ def _submit(
     place = {"queue_key": queue_key, "priority": priority}
     wanted = {(ids[source.uri], source.version): _narrowest(limits, source.uri) for source in sources}
     fresh = {"pipeline_id": pipeline_id, "status": "pending", "attempts": 0, "created_at": utc_now(), **place}
-    rows = [
-        {**fresh, "video_id": video_id, "version": version, "limited_by": limit}
-        for (video_id, version), limit in wanted.items()
-    ]
-    new = upsert(connection, annotations).on_conflict_do_nothing().returning(annotations.c.id)
-    made = set(connection.execute(new, rows).scalars())
+    made: set[int] = set()
+    for limit, some in _by_limit({ids[source.uri]: source.uri for source in sources}, limits).items():
+        values = [sa.literal(value) for value in fresh.values()]
+        of_some = sa.select(videos.c.id, videos.c.version, sa.literal(limit), *values).where(videos.c.id.in_(some))
+        new = upsert(connection, annotations).on_conflict_do_nothing()
+        new = new.from_select(["video_id", "version", "limited_by", *fresh], of_some.order_by(videos.c.id))
+        made |= set(connection.execute(new.returning(annotations.c.id)).scalars())
     outcomes = ["new"] * len(made)
-    if len(made) < len(rows):
+    if len(made) < len(wanted):
         key = annotations.c.video_id, annotations.c.version
-        known = sa.select(annotations.c.id, annotations.c.status, *key).order_by(annotations.c.id)
+        known = sa.select(annotations.c.id, annotations.c.status, annotations.c.queue_key, *key).order_by("id")
         known = known.where(annotations.c.pipeline_id == pipeline_id, sa.tuple_(*key).in_(list(wanted)))
         for row in connection.execute(known).all():
             if row.id not in made:
                 limited = {"limited_by": wanted[row.video_id, row.version]}
-                outcomes.append(_ask_again(connection, row.id, row.status, place | limited, again))
+                outcomes.append(_ask_again(connection, row, place | limited, again))
     return outcomes
 
 
@@ -287,21 +304,17 @@ def _seen(connection: sa.Connection, sources: Sequence[Source]) -> dict[str, int
     return {uri: row.id for uri, row in known.items()} | (observed(connection, rows) if rows else {})
 
 
-def _ask_again(
-    connection: sa.Connection, annotation_id: int, status: str, place: Mapping[str, Any], again: bool
-) -> str:
-    if status == "done":
-        make_current(connection, annotation_id)
+def _ask_again(connection: sa.Connection, known: Any, place: Mapping[str, Any], again: bool) -> str:
+    if known.status == "done":
+        make_current(connection, known.id)
         return "done"
-    if status == "failed" and not again:
+    if known.status == "failed" and not again:
         return "failed"
-    if status == "failed":
-        reopen(connection, [annotation_id], attempts=0)
-    key = annotations.c.queue_key
-    better = sa.update(annotations).where(annotations.c.id == annotation_id)
-    better = better.where(sa.or_(key.is_(None), key > place["queue_key"]))
-    connection.execute(better.values(**place))
-    return "again" if status == "failed" else "waiting"
+    if known.status == "failed":
+        reopen(connection, [known.id], attempts=0)
+    if known.queue_key is None or known.queue_key > place["queue_key"]:
+        connection.execute(sa.update(annotations).where(annotations.c.id == known.id).values(**place))
+    return "again" if known.status == "failed" else "waiting"
 
 
 def _limits(connection: sa.Connection) -> list[str]:
@@ -317,10 +330,10 @@ def _narrowest(limits: Collection[str], uri: str) -> str:
 
 
 def _by_limit(uris: Mapping[int, str], limits: Collection[str]) -> dict[str, list[int]]:
-    """Annotations, of which these are the URIs, by the limit that holds for them."""
+    """Annotations or videos, of which these are the URIs, by the limit that holds for them."""
     found: dict[str, list[int]] = defaultdict(list)
-    for annotation_id, uri in uris.items():
-        found[_narrowest(limits, uri)].append(annotation_id)
+    for key, uri in uris.items():
+        found[_narrowest(limits, uri)].append(key)
     return found
 
 

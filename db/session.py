@@ -216,6 +216,8 @@ def _upgrade(connection: sa.Connection) -> None:
 
 
 _LOCKED_SQLSTATES = ("55P03", "40P01", "40001")  # lock not available, deadlock, serialization failure
+# Connection lost, too many connections, shut down by an administrator or after a crash, starting up.
+_UNREACHABLE_SQLSTATES = ("08", "53300", "57P01", "57P02", "57P03")
 
 
 def _translated(error: sa.exc.DBAPIError, name: str) -> MoodreelError:
@@ -227,7 +229,8 @@ def _translated(error: sa.exc.DBAPIError, name: str) -> MoodreelError:
     state = getattr(cause, "sqlstate", None)
     if state in _LOCKED_SQLSTATES:
         return DatabaseLocked(f"The database {name} is locked: {reason}")
-    if isinstance(error, sa.exc.OperationalError) and (error.connection_invalidated or state is None):
+    is_lost = isinstance(error, sa.exc.OperationalError) and (error.connection_invalidated or state is None)
+    if is_lost or (state or "").startswith(_UNREACHABLE_SQLSTATES):
         return DatabaseUnreachable(f"The database {name} does not answer: {reason}")
     return DatabaseError(f"The database {name} refused: {reason}")
 

@@ -22,8 +22,9 @@ EXIT_FAILED = 1
 @db_option
 @pipeline_option
 @click.option("--priority", type=click.IntRange(-1000, 1000), default=0, show_default=True, help="Higher goes first.")
+@click.option("--wait", is_flag=True, help="Wait, with progress, until these videos are done or have failed.")
 @json_option
-def submit(paths: tuple[str, ...], db_url: str, pipeline: str | None, priority: int, as_json: bool) -> None:
+def submit(paths: tuple[str, ...], db_url: str, pipeline: str | None, priority: int, wait: bool, as_json: bool) -> None:
     """Put videos into the fleet's queue, which is in the database; the broker is not needed for it.
 
     PATH is what `moodreel annotate` takes: a file, a folder or a pattern. What is in the queue already keeps its place,
@@ -34,7 +35,7 @@ def submit(paths: tuple[str, ...], db_url: str, pipeline: str | None, priority: 
     """
     from scheduler.submit import run
 
-    sys.exit(run(paths, db_url, pipeline, priority, as_json=as_json))
+    sys.exit(run(paths, db_url, pipeline, priority, wait=wait, as_json=as_json))
 
 
 @click.command(short_help="Run the scheduler: watch folders, feed the workers.")

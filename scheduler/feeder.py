@@ -87,7 +87,7 @@ class Feeder:
             room, resend_seconds = wanted - depth, self._lost_seconds
         else:
             room, resend_seconds = wanted - max(outstanding, depth), self._resend_seconds
-        due = self._store.take_due(room, resend_seconds)
+        due = self._store.take_due(room, resend_seconds) if room > 0 else []
         for position, item in enumerate(due):
             try:
                 self._queue.send([item])

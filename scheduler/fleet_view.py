@@ -46,15 +46,15 @@ def _workers(fleet: FleetStatus) -> Table:
     for name in ("running", "slots", "spans", "of video", "seen"):
         table.add_column(name, justify="right")
     for worker in fleet.workers:
-        does = worker.kind == "worker"
         counts = (str(worker.running), str(worker.slots), str(worker.spans_done), rough(worker.seconds_done))
-        table.add_row(
+        row = (
             worker.kind,
-            printable(worker.host),
+            worker.host,
             str(worker.pid),
-            printable(worker.device or ""),
-            printable(worker.state),
-            *(counts if does else ("",) * len(counts)),
+            worker.device or "",
+            worker.state,
+            *(counts if worker.kind == "worker" else ("",) * len(counts)),
             f"{worker.seen_seconds_ago:.0f} s ago",
         )
+        table.add_row(*(Text(printable(cell)) for cell in row))
     return table

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Sequence
 from threading import Event
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, disable_created_metrics, start_http_server
 
 from db.errors import BadOption, DatabaseError
 from db.rows import JOB_KINDS, DueJob
@@ -61,6 +61,7 @@ class Metrics:
         Raises:
             BadOption: nothing can listen there.
         """
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         try:
             start_http_server(port, host, registry=self.registry)
         except (OSError, OverflowError) as error:

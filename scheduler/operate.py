@@ -38,7 +38,7 @@ def set_limit(db_url: str, prefix: str | None, max_running: int | None, *, remov
     table.add_column("below")
     table.add_column("jobs at once", justify="right")
     for name, n in shown.items():
-        table.add_row(printable(name), str(n))
+        table.add_row(Text(printable(name)), str(n))
     Console().print(table if shown else "no limits")
 
 

@@ -61,11 +61,12 @@ def show(db_url: str, as_json: bool) -> None:
         table.add_column(title)
     table.add_column("done", justify="right")
     for name, pipeline in known.items():
-        table.add_row(printable(name), pipeline.digest[:12], *_settings(pipeline), str(counts[name]))
+        row = (name, pipeline.digest[:12], *_settings(pipeline), str(counts[name]))
+        table.add_row(*(Text(printable(cell)) for cell in row))
     Console().print(table if known else "No pipeline is registered; `moodreel pipelines add NAME` does that.")
 
 
 def _settings(pipeline: Pipeline) -> tuple[str, ...]:
     plan = pipeline.config["plan"]
     lengths = (f"{plan[name] / 1000:g} s" for name in ("window_ms", "hop_ms", "span_ms"))
-    return printable(pipeline.config["preset"]), *lengths, printable(pipeline.config["fusion"]["rule"])
+    return pipeline.config["preset"], *lengths, pipeline.config["fusion"]["rule"]
