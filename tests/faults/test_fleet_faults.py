@@ -1,9 +1,11 @@
 """Faults of the fleet, each by itself, at the moment where it would do most harm; the rows are those of a quiet run."""
 
 import os
+import re
 import signal
 import subprocess
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -14,11 +16,12 @@ from tests.chaos.compare import compare
 from tests.running_fleet import WORKER, Fleet, Service, moodreel, wait_until
 
 N_VIDEOS = 3
+ONCE, TWICE = (1, 2), (2, 3)  # attempts and epoch of a span that was claimed so often; planning was the first epoch
 
 
 @pytest.fixture(scope="module")
 def videos(media: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two short videos, and one that takes a worker of these tests a second for each picture that it looks at."""
+    """Two short videos, and one that takes a worker of these tests half a second for each picture that it looks at."""
     folder = tmp_path_factory.mktemp("videos")
     archive.make(folder, N_VIDEOS - 1, (3.0, 9.0))
     archive.write(folder / "slow.mp4", archive.talk(3.0), archive.SLOW)
@@ -80,7 +83,7 @@ def test_messages_that_were_taken_and_never_acted_on_are_sent_again(asked, quiet
     worker(asked)
     asked.finish(timeout_seconds=90)
     assert_as_in_peace(asked, quiet)
-    assert claims(asked) == {(1, 1)}
+    assert claims(asked) == {ONCE}
 
 
 def test_a_worker_that_is_killed_between_taking_a_message_and_claiming_its_row_costs_nothing(asked, quiet):
@@ -100,28 +103,27 @@ def test_a_worker_that_is_killed_between_taking_a_message_and_claiming_its_row_c
     engine.dispose()
     asked.finish(timeout_seconds=90)
     assert_as_in_peace(asked, quiet)
-    assert claims(asked) == {(1, 1)}
+    assert claims(asked) == {ONCE}
     assert asked.rows("SELECT DISTINCT attempts FROM annotations") == [(1,)]
 
 
 def test_a_job_longer_than_the_visibility_timeout_is_done_once(short_folder, videos, quiet):
-    """Redis hands out after a second what was not acknowledged; looking for that takes the worker ten."""
-    with Fleet(short_folder, {"MOODREEL_TEST_VISIBILITY_SECONDS": "1"}) as fleet:
+    """Messages are usually acknowledged before the work; where they are not, Redis hands one out again meanwhile."""
+    with Fleet(short_folder, {"MOODREEL_TEST_ACKS_LATE": "1"}) as fleet:
         fleet.run("pipelines", "add", "cut", "--span", 3)
         fleet.run("submit", videos, "--pipeline", "cut")
         scheduler(fleet)
-        worker(fleet)
+        busy = worker(fleet)
         wait_until(lambda: bool(slow_one(fleet, "running")), 60)
-        began = time.monotonic()
-        wait_until(lambda: not slow_one(fleet, "running"), 60)
-        assert time.monotonic() - began > 12
-        fleet.finish(timeout_seconds=60)
+        fleet.finish(timeout_seconds=90)
+        given = Counter(re.findall("was given (annotate_span .*)", busy.said()))
+        assert max(given.values()) > 1
         assert_as_in_peace(fleet, quiet)
-        assert claims(fleet) == {(1, 1)}
+        assert claims(fleet) == {ONCE}
 
 
 def test_a_message_that_comes_again_while_its_job_is_done_is_done_once(asked, quiet):
-    """As after the visibility timeout: the same message, for a job that is under way and for one that is done."""
+    """Doubled messages, for jobs that wait, are under way, or are done."""
     scheduler(asked)
     seen = []
     worker(asked)
@@ -134,7 +136,7 @@ def test_a_message_that_comes_again_while_its_job_is_done_is_done_once(asked, qu
             asked.redis.put(again.copy())
     assert {message.task for message in seen} >= {"annotate_span"}
     assert_as_in_peace(asked, quiet)
-    assert claims(asked) == {(1, 1)}
+    assert claims(asked) == {ONCE}
 
 
 def test_a_scheduler_that_dies_between_the_row_and_the_message(asked, quiet):
@@ -147,7 +149,7 @@ def test_a_scheduler_that_dies_between_the_row_and_the_message(asked, quiet):
     scheduler(asked)
     asked.finish(timeout_seconds=90)
     assert_as_in_peace(asked, quiet)
-    assert claims(asked) == {(1, 1)}
+    assert claims(asked) == {ONCE}
 
 
 def test_a_worker_that_wakes_up_after_its_lease_writes_nothing(asked, quiet):
@@ -168,5 +170,5 @@ def test_a_worker_that_wakes_up_after_its_lease_writes_nothing(asked, quiet):
     assert stale.children(WORKER) == [child]
     assert asked.rows("SELECT * FROM windows ORDER BY annotation_id, window_index") == rows
     assert asked.rows("SELECT * FROM spans ORDER BY annotation_id, span_index") == ended
-    assert (2, 2) in claims(asked)
+    assert claims(asked) == {ONCE, TWICE}
     assert_as_in_peace(asked, quiet)
