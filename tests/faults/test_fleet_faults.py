@@ -172,3 +172,20 @@ def test_a_worker_that_wakes_up_after_its_lease_writes_nothing(asked, quiet):
     assert asked.rows("SELECT * FROM spans ORDER BY annotation_id, span_index") == ended
     assert claims(asked) == {ONCE, TWICE}
     assert_as_in_peace(asked, quiet)
+
+
+def test_redis_that_is_out_of_memory_costs_no_worker(asked, quiet):
+    """It lets messages be taken and refuses to write; a worker that writes down what it takes would be at its end."""
+    scheduler(asked)
+    wait_until(lambda: is_sent(asked), 20)
+    busy = worker(asked)
+    wait_until(lambda: " ready." in busy.said(), 60)
+    children = busy.children(WORKER)
+    asked.redis.refuse_writes(True)
+    wait_until(lambda: asked.rows("SELECT COUNT(*) FROM annotations WHERE status = 'pending'") == [(0,)], 60)
+    time.sleep(3.0)
+    assert busy.children(WORKER) == children
+    asked.redis.refuse_writes(False)
+    asked.finish(timeout_seconds=90)
+    assert busy.children(WORKER) == children
+    assert_as_in_peace(asked, quiet)
