@@ -85,14 +85,18 @@ class Fleet(Database):
     def retry(self, uris: Sequence[str] = (), code: str | None = None) -> int:
         """Put failed annotations of videos' latest versions back into the queue; how many.
 
+        Those of pipelines that no worker can build, since `moodreel annotate` made them, stay as they are.
+
         Args:
             uris: of videos, or of folders for all that lies below them; none: all.
             code: only what failed for this reason; None: for any reason but having been cancelled.
         """
         reason = annotations.c.error_code == code if code else annotations.c.error_code != Cancelled.code
+        buildable = sa.select(pipelines.c.id).where(pipelines.c.options.is_not(sa.null()))
+        ours = sa.or_(annotations.c.queue_key.is_not(None), annotations.c.pipeline_id.in_(buildable))
         place = sa.func.coalesce(annotations.c.queue_key, unix_now(self.engine.dialect.name))
         count = 0
-        for some in self._batches(_chosen(uris).where(annotations.c.status == "failed", reason)):
+        for some in self._batches(_chosen(uris).where(annotations.c.status == "failed", reason, ours)):
             with self.writing() as connection:
                 limits = _limits(connection)
                 for limit, ids in _by_limit(some, limits).items():
@@ -422,7 +426,7 @@ def _speed(connection: sa.Connection, now: float, window_seconds: float) -> tupl
         sa.select(
             sa.func.count(),
             sa.func.coalesce(sa.func.sum(end - spans.c.start_seconds), 0.0),
-            sa.func.min(spans.c.completed_at),
+            sa.func.min(annotations.c.started_at),
         )
         .select_from(spans)
         .join(annotations, annotations.c.id == spans.c.annotation_id)
@@ -435,5 +439,5 @@ def _speed(connection: sa.Connection, now: float, window_seconds: float) -> tupl
         .where(annotations.c.queue_key.is_not(None), annotations.c.status == "done")
         .where(annotations.c.completed_at > datetime.fromtimestamp(now - window_seconds, UTC))
     )
-    since = min(window_seconds, max(1.0, now - first)) if first is not None else window_seconds
+    since = min(window_seconds, max(1.0, now - first.timestamp())) if first is not None else window_seconds
     return n_spans, float(seconds), connection.execute(done).scalar_one(), since

@@ -157,9 +157,20 @@ def _sqlite_engine(url: sa.URL, lock_timeout_seconds: float) -> sa.Engine:
     return engine
 
 
+# So that a server that drops packets without a word is noticed within half a minute; seconds, times, milliseconds.
+_KEEPALIVE = {
+    "connect_timeout": 10,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+}
+
+
 def _postgresql_engine(url: sa.URL, lock_timeout_seconds: float) -> sa.Engine:
     try:
-        engine = sa.create_engine(url, connect_args={"connect_timeout": 10}, pool_pre_ping=True)
+        # No more connections than threads ask at once, which are few; none of them need wait for another's.
+        engine = sa.create_engine(url, connect_args=_KEEPALIVE, pool_pre_ping=True, max_overflow=-1)
     except ImportError:
         raise BadOption("PostgreSQL needs the package psycopg.", hint="pip install 'psycopg[binary]'") from None
 

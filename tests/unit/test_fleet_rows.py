@@ -1,9 +1,13 @@
 """What people ask of the fleet and what it says of itself: submitted videos, names, limits, workers, figures."""
 
+from datetime import UTC, datetime, timedelta
+
 import pytest
+import sqlalchemy as sa
 
 from db.errors import PipelineUnknown
 from db.rows import MediaFacts, Submitted, Worker
+from db.tables import annotations
 from tests.database import annotated, requested
 from tests.fleet import (
     change,
@@ -261,11 +265,23 @@ def test_seconds_that_cannot_be_guessed_are_none(store):
     assert (store.fleet().queue_videos, store.fleet().queue_seconds) == (2, 0.0)
 
 
+def test_what_no_worker_can_build_is_not_retried(store):
+    annotation_id = requested(store)  # as `moodreel annotate` does, of a pipeline that was never registered for workers
+    store.begin_attempt(annotation_id)
+    store.fail(annotation_id, "decoder_crashed", "It died.")
+    assert store.retry() == 0
+    store.name_pipeline("main", store.annotation(annotation_id).pipeline_id, {"preset": {}})
+    assert store.retry() == 1
+    assert due(store) == [f"plan {annotation_id}"]
+
+
 def test_speed_and_time_that_is_left(store):
     done, left = submit(store, "done", "left")
     store.observe("left", "1", 1000, MediaFacts(duration_seconds=36.0))
     do_all(store, done, 0, 2)  # 5 s of video
-    change(store, f"UPDATE spans SET completed_at = completed_at - 100 WHERE annotation_id = {done}")
+    with store.writing() as connection:
+        begun = datetime.now(UTC) - timedelta(seconds=100)
+        connection.execute(sa.update(annotations).where(annotations.c.id == done).values(started_at=begun))
     status = store.fleet()
     assert status.window_seconds == pytest.approx(100, abs=5)
     assert status.videos_per_hour == pytest.approx(36, rel=0.1)
