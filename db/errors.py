@@ -25,6 +25,7 @@ Each class carries a code, and the code is what `failures` shows. Whether trying
     + WeightsMissing
     + DeviceUnavailable
     + PipelineMismatch
+    + SourceUnreachable
   · DatabaseError
     + DatabaseLocked
     + DatabaseNewer
@@ -112,6 +113,9 @@ _LIST = (
     ("device_unavailable", _TRANSIENT,
      "The device that was asked for is not there or cannot be used.",
      "Use `--device cpu`, or see what `moodreel doctor` says about the device."),
+    ("source_unreachable", _TRANSIENT,
+     "The place where the videos lie is not to be seen from the machine that was to annotate them.",
+     "Mount the archive at the same path on every worker."),
     ("database_locked", _TRANSIENT,
      "Another program held the database for longer than moodreel waits.",
      "Close the other program or wait for it, then run the command again."),
@@ -293,6 +297,12 @@ class PipelineMismatch(EquipmentError):
     """Raised when a worker would compute another pipeline than the one that it was asked for."""
 
     code = "pipeline_mismatch"
+
+
+class SourceUnreachable(EquipmentError):
+    """Raised when a worker does not see the place where a video lies."""
+
+    code = "source_unreachable"
 
 
 class DatabaseError(MoodreelError):

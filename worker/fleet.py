@@ -28,11 +28,15 @@ from db.errors import (
     DatabaseError,
     DatabaseLocked,
     DatabaseUnreachable,
+    DeviceUnavailable,
     EquipmentError,
+    Internal,
     Interrupted,
     LeaseLost,
     MoodreelError,
     NoStreams,
+    OutOfMemory,
+    PathMissing,
     PipelineMismatch,
     Undecodable,
 )
@@ -44,15 +48,19 @@ from models.errors import ModelError
 from worker import logs, metrics
 from worker.finish import Finishing, fuse_anew, publish
 from worker.heartbeat import Heartbeat, Held
+from worker.pipeline import new_owner
 from worker.protocol import Event, Progress
 from worker.reader import ReaderPool
 from worker.recipe import Recipe
 from worker.recognizers import Recognizers, as_moodreel_error
-from worker.source import latest, opened
+from worker.source import latest, opened, require_place
 from worker.span import SpanRun, facts, planned, read_request
 
 RETRY_SECONDS, MAX_RETRY_SECONDS = 2.0, 300.0  # before the second attempt; doubled for each one more
 REFUSED_SECONDS = 15.0  # before a job that this worker cannot do is offered again
+SETTLE_SECONDS = 30.0  # for which a file must not have been written to
+BROKEN_VIDEOS = 8  # that fail in a row for no reason of theirs, after which a process counts as broken
+GIVE_BACK_SECONDS = 5.0  # after being told to stop, until a job is given back although it does not get on
 BEAT_SECONDS = 5.0
 
 _log = logging.getLogger(__name__)
@@ -165,12 +173,15 @@ class FleetWorker:
 
     def __init__(self, store: Store, options: FleetOptions) -> None:
         self._store, self._options = store, options
-        self.owner = f"{socket.gethostname()}:{os.getpid()}:{time.time_ns()}"
+        self.owner = new_owner()
         self._models = Models(options.device)
         self._readers = ReaderPool()
         self._heartbeat = Heartbeat(store, options.lease_seconds, options.stall_seconds, lambda: self._models.moved_at)
         self._draining, self._stopping = threading.Event(), threading.Event()
-        self._spans_done, self._seconds_done, self._refuses = 0, 0.0, ""
+        self._spans_done, self._seconds_done = 0, 0.0
+        self._refused: dict[int, str] = {}
+        self._broke: set[int] = set()  # annotations that failed in a row, for no reason of theirs
+        self._is_broken = False
         self._lock = threading.Lock()
         self._beats = threading.Thread(target=self._beat, name="beat", daemon=True)
         metrics.in_flight.set_function(lambda: self._heartbeat.running)
@@ -193,8 +204,8 @@ class FleetWorker:
 
     @property
     def is_stalled(self) -> bool:
-        """Whether a job makes no progress, so that this process had better be replaced."""
-        return bool(self._heartbeat.stalled)
+        """Whether a job makes no progress, or the process is of no use any more, so that it had better be replaced."""
+        return self._is_broken or self._heartbeat.is_stalled
 
     def check(self) -> None:
         """See whether the pipelines can be computed here.
@@ -212,7 +223,7 @@ class FleetWorker:
                 self._models.recognizers(known[name])
             except EquipmentError as error:
                 refused.append(error)
-                self._refuse(error)
+                self._refuse(known[name].id, error)
         if refused and len(refused) == len(known):
             raise refused[0]
 
@@ -221,17 +232,27 @@ class FleetWorker:
         self._draining.set()
 
     def stop(self) -> None:
-        """Give back what is under way, as soon as it next gets on."""
+        """Give back what is under way: when it next gets on, or in some seconds all the same."""
         self._draining.set()
         self._stopping.set()
         self._models.stop()
+        timer = threading.Timer(GIVE_BACK_SECONDS, self.give_back_all)
+        timer.daemon = True
+        timer.start()
+
+    def give_back_all(self) -> None:
+        """Let go of the jobs that get on, uncounted, and begin nothing new. What they still write is refused."""
+        self._draining.set()
+        for held in self._heartbeat.moving:
+            held.lose()
+            with suppress(DatabaseError):  # then its lease runs out
+                self._store.give_back(held.claim)
 
     def run(self, kind: str, job_id: str) -> None:
         """Do a job, if there is anything to do. Raises nothing: what becomes of it stands in its row."""
-        job = Job.of(kind, job_id)
-        with logs.about(job=kind, annotation=job.annotation_id, span=job.span_index):
+        with logs.about(job=kind, id=job_id):
             try:
-                self._run(job)
+                self._run(Job.of(kind, job_id))
             except DatabaseError as error:
                 _log.error("the database failed, and the job is left to its lease: %s", error)
             except Exception:  # noqa: BLE001 - a thread of the pool, which has nobody to tell
@@ -246,7 +267,8 @@ class FleetWorker:
             _log.debug("nothing to do")
             return
         began = time.monotonic()
-        with logs.about(video=assignment.video.uri, epoch=claim.epoch), self._heartbeat.holding(claim) as held:
+        about = {"annotation": job.annotation_id, "span": job.span_index, "video": assignment.video.uri}
+        with logs.about(**about, epoch=claim.epoch), self._heartbeat.holding(claim) as held:
             outcome = self._ended(held, assignment)
         if job.kind == SPAN:
             metrics.spans.labels(outcome).inc()
@@ -258,36 +280,51 @@ class FleetWorker:
 
     def _ended(self, held: Held, assignment: Assignment) -> str:
         """Do a claimed job, and see to what becomes of it; how it ended, in a word."""
-        claim, began = held.claim, time.monotonic()
+        began = time.monotonic()
         try:
             self._do(held, assignment)
-            _log.info("done", extra={"seconds": round(time.monotonic() - began, 3)})
-            return "done"
         except LeaseLost as error:
             metrics.leases_lost.inc()
             _log.warning("somebody else has it by now: %s", error)
             return "lost"
-        except Interrupted:
-            self._store.give_back(claim)
-            _log.info("given back")
-            return "given back"
-        except EquipmentError as error:
-            self._store.give_back(claim, REFUSED_SECONDS)
-            self._refuse(error)
-            return "refused"
-        except DatabaseError as error:
-            if isinstance(error, DatabaseUnreachable | DatabaseLocked):
-                raise
-            failure: MoodreelError = error
         except Exception as error:  # noqa: BLE001 - whatever a video sets off is its own failure
-            if not isinstance(error, MoodreelError):
-                _log.exception("went wrong")
-            failure = as_moodreel_error(error, assignment.video.uri)
-            if isinstance(error, _Superseded):
-                return self._failed(claim, failure, permanent=True)
-        return self._failed(claim, failure, permanent=failure.permanent)
+            return self._went_wrong(held.claim, assignment, error)
+        self._broke.clear()
+        _log.info("done", extra={"seconds": round(time.monotonic() - began, 3)})
+        return "done"
 
-    def _failed(self, claim: Claim, failure: MoodreelError, *, permanent: bool) -> str:
+    def _went_wrong(self, claim: Claim, assignment: Assignment, error: Exception) -> str:
+        """Charge a failure to the video, or give the job back where it is not the video's."""
+        if not isinstance(error, MoodreelError):
+            _log.error("went wrong", exc_info=error)
+        failure = as_moodreel_error(error, assignment.video.uri)
+        match failure:
+            case Interrupted():
+                delay = 0.0
+            case EquipmentError():
+                delay = REFUSED_SECONDS
+                self._refuse(assignment.pipeline.id, failure)
+                self._is_broken |= isinstance(failure, DeviceUnavailable)
+            case DatabaseUnreachable() | DatabaseLocked():
+                delay = REFUSED_SECONDS
+            case _Unsettled():
+                delay = SETTLE_SECONDS
+            case _:
+                self._suspect_itself(assignment.annotation.id, failure)
+                return self._failed(claim, failure)
+        self._store.give_back(claim, delay)
+        _log.info("given back: %s", failure, extra={"code": failure.code})
+        return "refused" if isinstance(failure, EquipmentError) else "given back"
+
+    def _suspect_itself(self, annotation_id: int, failure: MoodreelError) -> None:
+        """Of many videos in a row that fail for no reason of theirs, the reason is this process: let it be replaced."""
+        if isinstance(failure, Internal | OutOfMemory):
+            self._broke.add(annotation_id)
+            self._is_broken |= len(self._broke) >= BROKEN_VIDEOS
+
+    def _failed(self, claim: Claim, failure: MoodreelError) -> str:
+        # A file that is missing may only not be there yet, as this machine sees its share.
+        permanent = (failure.permanent and not isinstance(failure, PathMissing)) or isinstance(failure, _Superseded)
         attempts = claim.attempts if isinstance(claim, SpanClaim) else claim.claims
         delay = min(MAX_RETRY_SECONDS, RETRY_SECONDS * 2.0 ** (attempts - 1)) * random.uniform(0.75, 1.25)
         became = self._patiently(
@@ -339,10 +376,15 @@ class FleetWorker:
 
         Raises:
             _Superseded: it is not the version that was asked for; what it is now is asked for in its place.
+            _Unsettled: it is being written to.
+            SourceUnreachable: the place where it lies is not to be seen from here.
         """
         video, asked = assignment.video, assignment.annotation.version
+        require_place(video.uri)
         source = latest(Source(video.uri, asked, video.size_bytes, 0.0))
         if source.version != asked:
+            if abs(time.time() - source.modified_at_seconds) < SETTLE_SECONDS:
+                raise _Unsettled(f"{video.uri}: the file is being written to")
             self._store.submit(assignment.pipeline.id, [source], assignment.priority)
             raise _Superseded(f"{video.uri}: the file has changed; what it is now is annotated instead")
         return source
@@ -386,7 +428,7 @@ class FleetWorker:
     def _patiently(self, ask: Callable[[], _T]) -> _T:
         """Ask the database, and if it is away or busy ask again for as long as a lease may last.
 
-        What is asked may have been done although the answer was lost; all of it may be asked twice.
+        What is asked may have been done although the answer was lost; asked twice it does no harm.
         """
         until, wait = time.monotonic() + self._options.lease_seconds, 0.1
         while True:
@@ -399,19 +441,25 @@ class FleetWorker:
             time.sleep(wait * random.uniform(0.5, 1.0))
             wait = min(2.0, 2 * wait)
 
-    def _refuse(self, error: EquipmentError) -> None:
-        self._refuses = f"refuses: {error}"
-        _log.error("refused: %s %s", error, error.hint)
+    def _refuse(self, pipeline_id: int, error: EquipmentError) -> None:
+        if self._refused.get(pipeline_id) != str(error):
+            _log.error("refused: %s %s", error, error.hint, extra={"code": error.code})
+        self._refused[pipeline_id] = str(error)
 
     def _beat(self) -> None:
         while True:
-            with suppress(DatabaseError):
+            try:
                 self._store.beat(self._as_row())
+            except DatabaseError as error:
+                _log.warning("could not show itself: %s", error)
+            except Exception:  # noqa: BLE001 - the next time may do
+                _log.exception("could not show itself")
             if self._stopping.wait(BEAT_SECONDS):
                 return
 
     def _as_row(self) -> db.rows.Worker:
-        state = "draining" if self._draining.is_set() else self._refuses or "running"
+        refuses = "; ".join(f"refuses: {reason}" for reason in dict.fromkeys(self._refused.values()))
+        state = "draining" if self._draining.is_set() else refuses or "running"
         return db.rows.Worker(
             name=self.owner,
             kind="worker",
@@ -425,6 +473,10 @@ class FleetWorker:
             seconds_done=self._seconds_done,
             state=state,
         )
+
+
+class _Unsettled(ChangedWhileReading):
+    """The file is being written to: it is not looked at before it has come to rest."""
 
 
 class _Superseded(ChangedWhileReading):

@@ -4,6 +4,7 @@ A job that makes no progress is let go: its lease runs out, and somebody else ta
 comes out of it, not by whether its process is there.
 """
 
+import logging
 import math
 import threading
 import time
@@ -13,6 +14,10 @@ from contextlib import contextmanager
 from db.errors import DatabaseError, LeaseLost
 from db.jobs import Claim
 from db.store import Store
+
+PATIENCE = 5  # times the usual, with a job that may be waiting for models
+
+_log = logging.getLogger(__name__)
 
 
 class Held:
@@ -50,7 +55,8 @@ class Heartbeat:
         store: where the leases are.
         lease_seconds: how long a lease lasts.
         stall_seconds: a job that has not got on for so long is let go; infinite: none is.
-        models_moved_at: when a model last answered, by the monotonic clock: jobs that wait for models get on with it.
+        models_moved_at: when a model last answered, by the monotonic clock. A job that waits for models gets on with
+            it; but not for longer than `PATIENCE` times as long as any other.
     """
 
     def __init__(
@@ -93,22 +99,31 @@ class Heartbeat:
         return len(self._held)
 
     @property
-    def stalled(self) -> list[Held]:
-        """Jobs that have not got on for too long."""
+    def moving(self) -> list[Held]:
+        """Jobs that get on."""
         with self._lock:
             held = list(self._held)
-        models_moved_at = self._models_moved_at()
-        now = time.monotonic()
-        return [job for job in held if now - max(job.moved_at, models_moved_at) > self._stall_seconds]
+        models_moved_at, now = self._models_moved_at(), time.monotonic()
+
+        def gets_on(job: Held) -> bool:
+            silent_seconds = now - job.moved_at
+            by_models = max(silent_seconds / PATIENCE, now - models_moved_at)
+            return min(silent_seconds, by_models) <= self._stall_seconds
+
+        return [job for job in held if gets_on(job)]
+
+    @property
+    def is_stalled(self) -> bool:
+        """Whether a job has not got on for too long, or leases are no longer renewed."""
+        return len(self.moving) < len(self._held) or not (self._thread.is_alive() or self._over.is_set())
 
     def _run(self) -> None:
         while not self._over.wait(self._lease_seconds / 4):
-            stalled = set(self.stalled)
-            with self._lock:
-                moving = {job.claim: job for job in self._held if job not in stalled}
+            moving = {job.claim: job for job in self.moving}
             try:
                 lost = self._store.renew_all(list(moving), self._lease_seconds)
-            except DatabaseError:
+            except DatabaseError as error:
+                _log.warning("leases could not be renewed: %s", error)
                 continue  # there is time for more than one try before the leases run out
             for claim in lost:
                 moving[claim].lose()

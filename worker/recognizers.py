@@ -172,9 +172,11 @@ def _guarded(load: Callable[[], Any]) -> Callable[..., Rows]:
     return predict
 
 
-def _translated(error: Exception) -> Exception:
+def _translated(error: BaseException) -> BaseException:
     if isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error):
         return OutOfMemory(f"the model ran out of memory: {error}")
+    if "CUDA error" in str(error):  # nothing can be computed in this process any more
+        return DeviceUnavailable(f"the GPU failed: {error}", "See whether the driver still knows it.")
     return error
 
 
@@ -201,6 +203,6 @@ def as_moodreel_error(error: BaseException, what: str) -> MoodreelError:
         return type(error)(message, error.hint)
     if isinstance(error, ModelError):
         return WeightsMissing(str(error))
-    if isinstance(error, MemoryError):
-        return OutOfMemory(f"{what}: out of memory")
+    if isinstance(translated := _translated(error), MoodreelError):
+        return type(translated)(f"{what}: {translated}", translated.hint)
     return Internal(f"{what}: {type(error).__name__}: {error}")

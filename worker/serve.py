@@ -15,12 +15,18 @@ import socket
 import sys
 import threading
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from db.errors import DatabaseError, MoodreelError
 from worker import logs
 from worker.broker import QUEUE, make_app
-from worker.supervise import ALIVE, EXIT_REFUSED, STALLED, WorkOptions
+from worker.supervise import ALIVE, EXIT_REFUSED, MARGIN_SECONDS, STALLED, WorkOptions
+
+if TYPE_CHECKING:
+    from worker.fleet import FleetWorker
+
+START_SECONDS = 600.0  # in which a process must have loaded what it needs; models may come from a hub
+GIVE_BACK_SECONDS = 5.0
 
 _log = logging.getLogger(__name__)
 
@@ -33,7 +39,7 @@ def main() -> None:
     arguments = parser.parse_args()
     options = WorkOptions(**json.load(sys.stdin))
     logs.set_up(options.log_format)
-    pulse = _Pulse(arguments.progress)
+    pulse = _Pulse(arguments.progress, options.grace_seconds)
     pulse.start()  # before what takes long: loading models counts as progress
     try:
         sys.exit(_serve(options, arguments.number, pulse))
@@ -43,22 +49,36 @@ def main() -> None:
 
 
 class _Pulse(threading.Thread):
-    """Tells the supervisor each second that this process gets on; ends it in good order if the supervisor is gone."""
+    """Tells the supervisor each second how this process gets on; ends it in good order if the supervisor is gone."""
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, grace_seconds: float) -> None:
         super().__init__(name="pulse", daemon=True)
-        self._descriptor = descriptor
-        self.worker: Any = None
+        self._descriptor, self._grace_seconds = descriptor, grace_seconds
+        self._ready_by = time.monotonic() + START_SECONDS
+        self._gave_back = False
+        self.worker: FleetWorker | None = None
 
     def run(self) -> None:
         while True:
             try:
-                os.write(self._descriptor, STALLED if self.worker is not None and self.worker.is_stalled else ALIVE)
+                os.write(self._descriptor, STALLED if self._is_stalled() else ALIVE)
             except BrokenPipeError:
                 _log.error("the supervising process is gone")
                 os.kill(os.getpid(), signal.SIGTERM)
-                return
+                time.sleep(self._grace_seconds + MARGIN_SECONDS)
+                os._exit(1)
             time.sleep(1.0)
+
+    def _is_stalled(self) -> bool:
+        """Whether this process is to be replaced; first it lets go of those of its jobs that do get on."""
+        if self.worker is None:
+            return time.monotonic() > self._ready_by
+        if self.worker.is_stalled and not self._gave_back:
+            self._gave_back = True
+            giving = threading.Thread(target=self.worker.give_back_all, daemon=True)
+            giving.start()
+            giving.join(GIVE_BACK_SECONDS)
+        return self._gave_back
 
 
 def _serve(options: WorkOptions, number: int, pulse: _Pulse) -> int:
@@ -74,15 +94,14 @@ def _serve(options: WorkOptions, number: int, pulse: _Pulse) -> int:
         start_http_server(options.metrics_port + number, options.metrics_host)
     assert options.slots is not None
     fleet = FleetOptions(
-        options.device,
-        options.slots,
-        tuple(options.pipelines),
-        options.lease_seconds,
-        options.stall_seconds,
-        options.max_attempts,
+        device=options.device,
+        slots=options.slots,
+        pipelines=tuple(options.pipelines),
+        lease_seconds=options.lease_seconds,
+        stall_seconds=options.stall_seconds,
+        max_attempts=options.max_attempts,
     )
     app = make_app(options.broker_url)
-    signals.setup_logging.connect(lambda **_: None, weak=False)  # or Celery would set up its own
     with Store(options.db_url) as store, FleetWorker(store, fleet) as worker:
         with logs.about(worker=worker.owner):
             worker.check()

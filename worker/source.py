@@ -5,8 +5,23 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from db.errors import ChangedWhileReading, EmptyFile, NotReadable, PathMissing
+from db.errors import ChangedWhileReading, EmptyFile, NotReadable, PathMissing, SourceUnreachable
 from db.identity import Source, path_of
+
+
+def require_place(uri: str) -> None:
+    """See whether the folder that a video lies in is there, with anything in it.
+
+    Raises:
+        SourceUnreachable: it is not, as on a machine where a share is not mounted.
+    """
+    folder = path_of(uri).parent
+    try:
+        with os.scandir(folder) as entries:
+            if next(entries, None) is None:
+                raise SourceUnreachable(f"{uri}: {folder} is empty on this machine")
+    except OSError as error:
+        raise SourceUnreachable(f"{uri}: {folder} is not to be seen from this machine: {error.strerror}") from error
 
 
 def latest(source: Source) -> Source:

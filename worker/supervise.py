@@ -13,12 +13,11 @@ import select
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import FrameType
 
 from worker import logs
 
@@ -27,6 +26,7 @@ ALIVE, STALLED = b".", b"!"
 EXIT_REFUSED = 3  # nothing that this machine could do; starting it again would not help
 DEFAULT_CPU_SLOTS, DEFAULT_GPU_SLOTS = 2, 4
 MARGIN_SECONDS = 15.0  # for giving jobs back and saying goodbye, after the grace period
+KILL_SECONDS = 5.0  # for a killed process to be gone
 MAX_PAUSE_SECONDS = 60.0  # before a process that keeps dying is started again
 
 _log = logging.getLogger(__name__)
@@ -68,34 +68,30 @@ def supervise(options: WorkOptions) -> int:
     gpus = [] if options.device == "cpu" else visible_gpus()
     count = options.processes or max(1, len(gpus))
     processes = [_Process(options, number, gpus[number % len(gpus)] if gpus else None) for number in range(count)]
-    stopping = threading.Event()
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        if stopping.is_set():
-            for process in processes:
-                process.kill()
-        stopping.set()
+    asked: list[int] = []  # signals so far
 
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
+        signal.signal(number, lambda number, _: asked.append(number))
     try:
-        while not stopping.is_set():
+        while not asked:
             for process in processes:
                 process.watch()
             if all(process.refused for process in processes):
                 return EXIT_REFUSED
-            stopping.wait(0.5)
+            time.sleep(0.2)
     finally:
-        _end(processes, options.grace_seconds + MARGIN_SECONDS)
+        _end(processes, options.grace_seconds + MARGIN_SECONDS, asked)
     return 0
 
 
-def _end(processes: list["_Process"], patience_seconds: float) -> None:
+def _end(processes: list["_Process"], patience_seconds: float, asked: list[int]) -> None:
+    """Let processes end in good order; at a second signal, or when it takes too long, at once."""
     for process in processes:
         process.terminate()
     until = time.monotonic() + patience_seconds
+    while len(asked) < 2 and time.monotonic() < until and any(process.is_there for process in processes):
+        time.sleep(0.1)
     for process in processes:
-        process.wait(until - time.monotonic())
         process.kill()
 
 
@@ -142,47 +138,57 @@ class _Process:
         self._progress, theirs = os.pipe()
         environment = os.environ | ({"CUDA_VISIBLE_DEVICES": self._gpu} if self._gpu is not None else {})
         command = [sys.executable, *SERVE, "--progress", str(theirs), "--number", str(self._number)]
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            env=environment,
-            pass_fds=[theirs],
-            start_new_session=True,  # Ctrl-C comes to the supervisor alone, which tells the others
-        )
-        os.close(theirs)
-        assert self._process.stdin is not None
-        with self._process.stdin as stdin:  # not on the command line, where others could read passwords
-            stdin.write(self._options)
         self._started_at = self._heard_at = time.monotonic()
+        try:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                env=environment,
+                pass_fds=[theirs],
+                start_new_session=True,  # Ctrl-C comes to the supervisor alone, which tells the others
+            )
+        except OSError as error:
+            _log.error("no worker process can be started: %s", error)
+            os.close(self._progress)
+            self._pause()
+            return
+        finally:
+            os.close(theirs)
+        assert self._process.stdin is not None
+        # Not on the command line, where others could read passwords. If it dies meanwhile, `watch` sees to that.
+        with suppress(BrokenPipeError), self._process.stdin as stdin:
+            stdin.write(self._options)
         _log.info("worker process %d started", self._process.pid)
 
     def _ended(self, status: int) -> None:
         assert self._process is not None
         self.refused = status == EXIT_REFUSED
-        lasted = time.monotonic() - self._started_at
-        self._pause_seconds = 0.0 if lasted > 60 else min(MAX_PAUSE_SECONDS, max(1.0, 2 * self._pause_seconds))
-        self._start_at = time.monotonic() + self._pause_seconds
+        self._pause()
         how = signal.Signals(-status).name if status < 0 else f"status {status}"
         again = "" if self.refused else f"; another one starts in {self._pause_seconds:.0f} s"
         _log.error("worker process %d ended with %s%s", self._process.pid, how, again)
         os.close(self._progress)
         self._process = None
 
+    def _pause(self) -> None:
+        """The longer, the more often it died soon after it was started."""
+        lasted = time.monotonic() - self._started_at
+        self._pause_seconds = 0.0 if lasted > 60 else min(MAX_PAUSE_SECONDS, max(1.0, 2 * self._pause_seconds))
+        self._start_at = time.monotonic() + self._pause_seconds
+
+    @property
+    def is_there(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
     def terminate(self) -> None:
         """Let it end in good order."""
         if self._process is not None:
             self._process.terminate()
 
-    def wait(self, seconds: float) -> None:
-        """Give it time to end."""
-        if self._process is not None:
-            try:
-                self._process.wait(max(0.1, seconds))
-            except subprocess.TimeoutExpired:
-                _log.error("worker process %d does not end and is killed", self._process.pid)
-
     def kill(self) -> None:
-        """End it at once. A stopped process dies of this too."""
-        if self._process is not None:
+        """End it at once. A stopped process dies of this too; one that a driver holds does when that lets go of it."""
+        if self._process is not None and self._process.poll() is None:
+            _log.error("worker process %d is killed", self._process.pid)
             self._process.kill()
-            self._process.wait()
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(KILL_SECONDS)

@@ -14,7 +14,7 @@ import pytest
 from db import errors
 from tests.clips import Pictures, Track, assert_pictures, assert_sound, board_reader, read, steady, write
 from worker.channel import Channel
-from worker.protocol import Picture, ProtocolError, ReadRequest
+from worker.protocol import End, Picture, ProtocolError, ReadRequest
 
 
 @pytest.fixture(scope="module")
@@ -260,6 +260,18 @@ def test_killed_child(tmp_path, good):
         with pytest.raises(errors.DecoderCrashed, match=r"film\.mp4.*SIGKILL"):
             list(events)
         assert_pictures(read(reader, path), steady(8))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_for_the_whole_group_does_not_end_the_child(tmp_path, good, number):
+    """As a terminal and service managers send it; the parent sees to its children itself."""
+    path = tmp_path / "film.mp4"
+    path.write_bytes(good)
+    with board_reader() as reader, path.open("rb") as file:
+        events = reader.read(file.fileno(), path.name, ReadRequest())
+        next(events)
+        os.kill(reader.child_pid, number)
+        assert isinstance(list(events)[-1], End)
 
 
 def test_child_killed_between_two_files(tmp_path, good):

@@ -1,5 +1,6 @@
 """A worker of the fleet without its broker: jobs from the rows, real clips, and what may go wrong with them."""
 
+import os
 import shutil
 import threading
 import time
@@ -22,8 +23,10 @@ from worker.fleet import FleetOptions, FleetWorker
 from worker.pipeline import Pipeline
 from worker.reader import Reader
 from worker.recipe import Recipe
+from worker.recognizers import Recognizers
 from worker.windows import WindowPlan
 
+CLIPS = ("park.mp4", "single_face.mp4")
 RECIPE = Recipe(plan=WindowPlan(span_ms=4000))
 OPTIONS = FleetOptions("cpu", slots=1, lease_seconds=20.0, max_attempts=3)
 
@@ -264,6 +267,121 @@ def test_a_database_that_is_away_for_a_moment_is_waited_for(store, media, monkey
     assert set(away.values()) == {0}
     assert [span.attempts for span in store.spans(1)] == [1]
     assert store.timeline(str(media / "single_face.mp4"))
+
+
+def drive(store: Store, fleet: FleetWorker, seconds: float) -> None:
+    """Do what is due for a while, or until nothing is left."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until and {"pending", "planned", "running"} & set(store.status().annotations):
+        for due in store.take_due(100, resend_seconds=0.2):
+            fleet.run(due.job.kind, due.job.id)
+        time.sleep(0.02)
+
+
+def failures(store: Store) -> list[tuple]:
+    return rows(store, "SELECT error_code, COUNT(*) FROM annotations WHERE status = 'failed' GROUP BY error_code")
+
+
+@pytest.mark.parametrize("what", ["is missing", "is empty"])
+def test_a_share_that_is_not_mounted_here_costs_no_video(store, media, tmp_path, what):
+    folder = tmp_path / "nas" / "2019"
+    folder.mkdir(parents=True)
+    for name in CLIPS:
+        shutil.copy2(media / name, folder / name)
+    store.submit(named(store), sources(*sorted(folder.iterdir())))
+    folder.rename(tmp_path / "elsewhere")
+    if what == "is empty":
+        folder.mkdir()
+    with fleet_worker(store) as fleet:
+        drive(store, fleet, 1)
+        assert "refuses" in fleet._as_row().state
+    assert failures(store) == []
+    assert rows(store, "SELECT DISTINCT claims, attempts FROM annotations") == [(0, 0)]
+
+
+def test_a_file_that_is_gone_is_looked_for_again_before_it_fails(store, media, tmp_path):
+    for name in CLIPS:
+        shutil.copy2(media / name, tmp_path / name)
+    store.submit(named(store), sources(tmp_path / CLIPS[0]))
+    (tmp_path / CLIPS[0]).unlink()
+    with fleet_worker(store) as fleet:
+        assert work_off(store, fleet) == ["plan 1"] * OPTIONS.max_attempts
+    assert failures(store) == [("path_missing", 1)]
+
+
+def test_a_broken_gpu_costs_no_video_and_has_the_process_replaced(store, media, monkeypatch):
+    def broken(self, *row):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(Recognizers, "submit_face", broken)
+    store.submit(named(store), sources(media / "single_face.mp4", media / "obama_speech.mp4"))
+    with fleet_worker(store) as fleet:
+        drive(store, fleet, 3)
+        assert fleet.is_stalled
+    assert failures(store) == []
+    assert rows(store, "SELECT MAX(attempts) FROM spans") == [(0,)]
+
+
+def test_a_process_in_which_everything_fails_is_replaced(store, media, monkeypatch, tmp_path):
+    def full(self, *arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Reader, "probe", full)
+    for number in range(worker.fleet.BROKEN_VIDEOS):
+        shutil.copy2(media / "park.mp4", tmp_path / f"{number}.mp4")
+    store.submit(named(store), sources(*sorted(tmp_path.glob("*.mp4"))))
+    with fleet_worker(store) as fleet:
+        for number in range(worker.fleet.BROKEN_VIDEOS):
+            assert not fleet.is_stalled
+            fleet.run("plan", str(number + 1))
+        assert fleet.is_stalled
+
+
+def test_a_file_that_is_being_written_to_is_left_alone_until_it_rests(store, media, tmp_path):
+    clip = tmp_path / "clip.mp4"
+    shutil.copy2(media / "park.mp4", clip)
+    store.submit(named(store), sources(clip))
+    with clip.open("ab") as file:
+        file.write(b"\0")
+    with fleet_worker(store) as fleet:
+        drive(store, fleet, 0.5)
+        assert rows(store, "SELECT COUNT(*), MAX(attempts) FROM annotations") == [(1, 0)]
+        an_hour_ago = time.time() - 3600
+        os.utime(clip, (an_hour_ago, an_hour_ago))
+        with store.writing() as connection:
+            connection.exec_driver_sql("UPDATE annotations SET available_at = NULL")
+        work_off(store, fleet)
+    assert store.timeline(str(clip))
+    assert rows(store, "SELECT COUNT(*) FROM annotations") == [(2,)]
+
+
+def test_a_job_that_does_not_stir_is_given_back_too_when_the_worker_is_stopped(store, media, monkeypatch):
+    monkeypatch.setattr(worker.fleet, "GIVE_BACK_SECONDS", 0.5)
+    store.submit(named(store), sources(media / "obama_speech.mp4"))
+    reading, go_on = threading.Event(), threading.Event()
+
+    def read(self, *_):
+        reading.set()
+        go_on.wait(40)  # as a decoder on a slow share may
+        raise DecoderCrashed("planted")
+        yield
+
+    monkeypatch.setattr(Reader, "read", read)
+    with fleet_worker(store) as fleet:
+        fleet.run("plan", "1")
+        thread = threading.Thread(target=fleet.run, args=("annotate_span", "1/0"))
+        thread.start()
+        assert reading.wait(30)
+        fleet.stop()
+        until = time.monotonic() + 20
+        while store.spans(1)[0].status != "pending" and time.monotonic() < until:
+            time.sleep(0.05)
+        given_back = store.spans(1)[0]
+        go_on.set()
+        thread.join(30)
+    assert (given_back.status, given_back.attempts) == ("pending", 0)
+    assert store.spans(1)[0] == given_back  # what it still wrote was refused
+    assert failures(store) == []
 
 
 def test_several_jobs_at_once_share_one_copy_of_each_model(store, media):
