@@ -14,16 +14,17 @@ N_VIDEOS = 200
 
 def test_two_workers_and_a_scheduler_do_what_one_machine_does(media, fleet):
     videos, quiet = fleet.folder / "archive", fleet.folder / "quiet.db"
-    archive.make(videos, N_VIDEOS, (2.0, 3.0))
+    archive.make(videos, N_VIDEOS, (1.5, 2.5))
     planted = archive.plant(videos)
     fleet.run("annotate", videos, "--db", quiet, "--device", "cpu", status=1)  # the planted files fail
 
     fleet.run("pipelines", "add", "usual")
-    scheduler = fleet.service("scheduler", "watch", videos, "--pipeline", "usual", "--settle", 0).start()
+    watching = ("--pipeline", "usual", "--settle", 0, "--every", 1)
+    scheduler = fleet.service("scheduler", "watch", videos, *watching).start()
     how = ("--device", "cpu", "--slots", 2, "--max-attempts", 2)
     workers = [fleet.service(f"worker-{number}", "work", *how).start() for number in range(2)]
-    fleet.await_videos(N_VIDEOS + len(planted) + 1, timeout_seconds=30)
-    fleet.finish(timeout_seconds=120)
+    fleet.await_videos(N_VIDEOS + len(planted) + 1, timeout_seconds=60)
+    fleet.finish(timeout_seconds=300)
 
     status = json.loads(fleet.run("status", "--json"))
     assert status["annotations"] == {"done": N_VIDEOS + 1, "failed": len(planted)}
@@ -34,7 +35,7 @@ def test_two_workers_and_a_scheduler_do_what_one_machine_does(media, fleet):
     result = compare(str(quiet), fleet.db_url, planted)
     assert result.differences == 0, str(result)
     assert result.videos == N_VIDEOS + len(planted) + 1
-    assert result.rows > 3 * N_VIDEOS
+    assert result.rows >= 3 * N_VIDEOS
     assert sorted(result.failures) == sorted(planted)
     with fleet.redis.client() as client:
         assert client.llen("moodreel") == 0
