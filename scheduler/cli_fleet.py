@@ -115,7 +115,7 @@ def watch(
     "--slots",
     type=click.IntRange(1),
     metavar="N",
-    help="Jobs at once in each process, each with a decoder of its own; default: by the cores.",
+    help="Jobs at once in each process, each with a decoder of its own; default: 4 on a GPU, 2 on the CPU.",
 )
 @click.option("--processes", type=click.IntRange(1), metavar="N", help="Default: one for each GPU, or one on the CPU.")
 @click.option(

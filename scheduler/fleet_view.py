@@ -19,6 +19,8 @@ def fleet_tables(fleet: FleetStatus) -> list[RenderableType]:
         parts.append(Text(f"no {kind} has shown itself in the last minute", style="yellow"))
     if fleet.workers:
         parts.append(_workers(fleet))
+    for state in sorted({worker.state for worker in fleet.workers if " " in worker.state}):
+        parts.append(Text(printable(state), style="yellow"))
     return parts
 
 
@@ -28,9 +30,11 @@ def fleet_line(fleet: FleetStatus) -> str:
 
 
 def _summary(fleet: FleetStatus) -> tuple[str, str]:
-    left = "unknown" if fleet.eta_seconds is None else rough(fleet.eta_seconds)
+    known = fleet.queue_seconds and {worker.kind for worker in fleet.workers} == {"worker", "scheduler"}
+    left = "unknown" if fleet.eta_seconds is None or not known else rough(fleet.eta_seconds)
     running = f"{fleet.jobs.get('running', 0)} jobs running"
-    queue = f"queue: {fleet.queue_videos} videos, {rough(fleet.queue_seconds)} of video, {running}"
+    length = f"{rough(fleet.queue_seconds)} of video" if fleet.queue_seconds else "of unknown length"
+    queue = f"queue: {fleet.queue_videos} videos{f', {length}' if fleet.queue_videos else ''}, {running}"
     speed = f"speed: {fleet.videos_per_hour:.0f} videos/h, {rough(fleet.video_seconds_per_hour)} of video/h"
     return queue, f"{speed}, time left: {left if fleet.queue_videos else '-'}"
 
@@ -49,7 +53,7 @@ def _workers(fleet: FleetStatus) -> Table:
         table.add_column(name, no_wrap=True)
     for name in ("running", "slots", "spans", "video", "seen ago"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("state", overflow="fold")
+    table.add_column("state", no_wrap=True)
     for worker in fleet.workers:
         counts = (str(worker.running), str(worker.slots), str(worker.spans_done), rough(worker.seconds_done))
         row = (
@@ -59,7 +63,7 @@ def _workers(fleet: FleetStatus) -> Table:
             worker.device or "",
             *(counts if worker.kind == "worker" else ("",) * len(counts)),
             f"{worker.seen_seconds_ago:.0f} s",
-            worker.state,
+            worker.state.partition(" ")[0].rstrip(":"),  # what more it says stands below
         )
         table.add_row(*(Text(printable(cell)) for cell in row))
     return table

@@ -28,7 +28,11 @@ def open_existing(db_url: str) -> Store:
     try:
         return Store(db_url, create=False)
     except DatabaseUnreachable as error:
-        error.hint = "Annotate something first (moodreel annotate PATH), or name another database with --db."
+        if error.hint:  # a file that is not there, not a server that does not answer
+            error.hint = (
+                "Annotate something (moodreel annotate PATH) or register a pipeline (moodreel pipelines add NAME) first,"
+                " or name another database with --db."
+            )
         raise
 
 

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from rich.console import Console
 
-from db.errors import MoodreelError
+from db.errors import DatabaseLocked, DatabaseUnreachable, MoodreelError
 from db.identity import Source
 from db.rows import Pipeline, Submitted
 from db.store import Store
@@ -62,12 +62,16 @@ def _wait(store: Store, pipeline: Pipeline, awaited: dict[str, Source], *, quiet
     with bars(stderr(), len(awaited), quiet=quiet) as progress:
         while awaited:
             began = time.monotonic()
-            ended = store.ended(pipeline.id, {uri: source.version for uri, source in awaited.items()})
+            try:
+                ended = store.ended(pipeline.id, {uri: source.version for uri, source in awaited.items()})
+            except (DatabaseUnreachable, DatabaseLocked) as error:
+                complain(progress.console, error.code, f"{error}; asked again")
+                ended = {}
             for uri, annotation in ended.items():
                 counts[annotation.status] += 1
                 progress.finish(awaited.pop(uri))
                 if annotation.status == "failed":
-                    complain(progress.console, annotation.error_code or "", f"{uri}: {annotation.error_message}")
+                    complain(progress.console, annotation.error_code or "", annotation.error_message or uri)
             if awaited:
                 time.sleep(max(POLL_SECONDS, 10 * (time.monotonic() - began)))
     return counts

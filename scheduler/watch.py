@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from threading import Event, Thread
 
-from db.errors import DatabaseError, DatabaseNewer, MoodreelError, NoVideos
+from db.errors import DatabaseError, DatabaseNewer, MoodreelError, NoVideos, PipelineUnknown
 from db.identity import Source
 from db.rows import Pipeline
 from db.store import Store
@@ -124,7 +124,7 @@ class Watcher:
                 self.look(stop)
             except DatabaseNewer:
                 raise
-            except DatabaseError as error:
+            except (DatabaseError, PipelineUnknown) as error:
                 _log.warning("looked in vain: %s", error, extra={"code": error.code})
             stop.wait(self._options.every_seconds)
 
@@ -133,6 +133,10 @@ class Watcher:
 
         What was known and is not there any more is forgotten here, and only here: the database keeps it.
         """
+        pipeline = self._store.pipeline_named(self._options.pipeline)
+        if pipeline.id != self._pipeline.id:  # the name means another one by now
+            _log.info("the pipeline is another one now: %s", pipeline.name)
+            self._pipeline, self._known = pipeline, set()
         known: set[int] = set()
         waiting: set[int] = set()
         complaints: set[str] = set()

@@ -34,7 +34,7 @@ def make_app(broker_url: str) -> Celery:
     Raises:
         BadOption: the URL names no Redis server.
     """
-    _check(broker_url)
+    check_url(broker_url)
     # Celery thinks of ending running tasks when the broker goes away. The row decides, so they had better go on.
     warnings.filterwarnings("ignore", category=CPendingDeprecationWarning)
     for name in _OVERRIDES:
@@ -93,7 +93,12 @@ def _transport() -> dict[str, Any]:
     }
 
 
-def _check(broker_url: str) -> None:
+def check_url(broker_url: str) -> None:
+    """See whether a URL can be a Redis server's.
+
+    Raises:
+        BadOption: it cannot.
+    """
     try:
         parts = urlsplit(broker_url)
         by_network = parts.scheme in ("redis", "rediss") and (parts.port or 1) > 0

@@ -17,7 +17,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from db.errors import DatabaseError, MoodreelError
+from db.errors import FAILURES, DatabaseError, MoodreelError, NotInstalled
 from worker import logs
 from worker.broker import QUEUE, make_app
 from worker.supervise import ALIVE, EXIT_REFUSED, MARGIN_SECONDS, STALLED, WorkOptions
@@ -44,8 +44,15 @@ def main() -> None:
     try:
         sys.exit(_serve(options, arguments.number, pulse))
     except MoodreelError as error:
-        _log.error("%s %s [%s]", error, error.hint, error.code)
+        what_to_do = error.hint or FAILURES[error.code].what_to_do
+        _log.critical("%s %s", error, what_to_do, extra={"code": error.code})
         sys.exit(1 if isinstance(error, DatabaseError) else EXIT_REFUSED)
+    except ModuleNotFoundError as error:
+        _log.critical("%s; pip install 'moodreel[worker]'", error, extra={"code": NotInstalled.code})
+        sys.exit(EXIT_REFUSED)
+    except Exception:  # noqa: BLE001 - it is logged as everything else is
+        _log.critical("the worker went wrong", exc_info=True)
+        sys.exit(1)
 
 
 class _Pulse(threading.Thread):
@@ -91,7 +98,10 @@ def _serve(options: WorkOptions, number: int, pulse: _Pulse) -> int:
     if options.metrics_port:
         from prometheus_client import start_http_server
 
-        start_http_server(options.metrics_port + number, options.metrics_host)
+        try:
+            start_http_server(options.metrics_port + number, options.metrics_host)
+        except (OSError, OverflowError) as error:
+            _log.error("no metrics on %s:%d: %s", options.metrics_host, options.metrics_port + number, error)
     assert options.slots is not None
     fleet = FleetOptions(
         device=options.device,

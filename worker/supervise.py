@@ -19,7 +19,9 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from db.session import open_engine
 from worker import logs
+from worker.broker import check_url
 
 SERVE = ("-m", "worker.serve")
 ALIVE, STALLED = b".", b"!"
@@ -63,7 +65,12 @@ def supervise(options: WorkOptions) -> int:
     """Run worker processes until SIGTERM or Ctrl-C; the exit status.
 
     The first signal lets jobs go on for the grace period, a second one ends all at once.
+
+    Raises:
+        BadOption, DatabaseUnreachable: the broker or the database cannot be what the options say.
     """
+    check_url(options.broker_url)
+    open_engine(options.db_url).dispose()
     logs.set_up(options.log_format)
     gpus = [] if options.device == "cpu" else visible_gpus()
     count = options.processes or max(1, len(gpus))
@@ -80,6 +87,7 @@ def supervise(options: WorkOptions) -> int:
                 return EXIT_REFUSED
             time.sleep(0.2)
     finally:
+        _log.info("stopping: jobs under way have %g s", options.grace_seconds)
         _end(processes, options.grace_seconds + MARGIN_SECONDS, asked)
     return 0
 
@@ -101,7 +109,9 @@ def visible_gpus() -> list[str]:
     if named is not None:
         return [name for name in named.split(",") if name and name != "-1"]
     found = [match[1] for path in Path("/dev").glob("nvidia*") if (match := re.fullmatch(r"nvidia(\d+)", path.name))]
-    return sorted(found, key=int)
+    return [
+        str(number) for number in range(len(found))
+    ]  # CUDA counts those that it sees, whatever their devices' numbers
 
 
 class _Process:
@@ -143,6 +153,7 @@ class _Process:
             self._process = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,  # on which Celery says what the logs say too
                 env=environment,
                 pass_fds=[theirs],
                 start_new_session=True,  # Ctrl-C comes to the supervisor alone, which tells the others

@@ -294,7 +294,8 @@ def test_prometheus_scrapes_the_ports_that_the_services_open():
         for name, service in SERVICES.items()
         for port in re.findall(r"--metrics-port[= ](\d+)", " ".join(words(service.get("command", []))))
     }
-    assert scraped == opened == {("scheduler", 9100), ("worker", 9101)}
+    assert opened == {("scheduler", 9100), ("worker", 9101)}
+    assert scraped == {("scheduler", 9100), *(("worker", 9101 + process) for process in range(8))}  # one for each GPU
     assert all("worker" in SERVICES[name]["networks"]["metrics"]["aliases"] for name in ("worker", "worker-cpu"))
 
 
