@@ -42,7 +42,7 @@ from db.rows import FINISH, PLAN, SPAN, Assignment, Job, SpanClaim, StepClaim
 from db.store import Store
 from models.errors import ModelError
 from worker import logs, metrics
-from worker.finish import Finishing, fuse_anew, publish
+from worker.finish import Finishing, fuse_claimed, publish
 from worker.heartbeat import Heartbeat, Held
 from worker.protocol import Event, Progress
 from worker.reader import ReaderPool
@@ -170,7 +170,8 @@ class FleetWorker:
         self._readers = ReaderPool()
         self._heartbeat = Heartbeat(store, options.lease_seconds, options.stall_seconds, lambda: self._models.moved_at)
         self._draining, self._stopping = threading.Event(), threading.Event()
-        self._spans_done, self._seconds_done, self._refuses = 0, 0.0, ""
+        self._spans_done, self._seconds_done = 0, 0.0
+        self._refused: dict[int, str] = {}  # ids of pipelines, and why
         self._lock = threading.Lock()
         self._beats = threading.Thread(target=self._beat, name="beat", daemon=True)
         metrics.in_flight.set_function(lambda: self._heartbeat.running)
@@ -212,7 +213,7 @@ class FleetWorker:
                 self._models.recognizers(known[name])
             except EquipmentError as error:
                 refused.append(error)
-                self._refuse(error)
+                self._refuse(known[name].id, error)
         if refused and len(refused) == len(known):
             raise refused[0]
 
@@ -273,7 +274,7 @@ class FleetWorker:
             return "given back"
         except EquipmentError as error:
             self._store.give_back(claim, REFUSED_SECONDS)
-            self._refuse(error)
+            self._refuse(assignment.pipeline.id, error)
             return "refused"
         except DatabaseError as error:
             if isinstance(error, DatabaseUnreachable | DatabaseLocked):
@@ -318,21 +319,35 @@ class FleetWorker:
             self._finish(held.claim, assignment)
 
     def _is_ours(self, pipeline: db.rows.Pipeline) -> bool:
+        ours = self._ours()
+        return ours is None or pipeline.id in ours
+
+    def _ours(self) -> list[int] | None:
+        """Ids of the pipelines that it was started for; None: all."""
+        if not self._options.pipelines:
+            return None
         known = self._store.named_pipelines()
-        return any(known[name].id == pipeline.id for name in self._options.pipelines if name in known)
+        return [known[name].id for name in self._options.pipelines if name in known]
 
     def _plan(self, claim: StepClaim, assignment: Assignment) -> None:
-        """Probe a video and cut it into spans; or, where its windows are there already, only fuse them anew."""
+        """Probe a video and cut it into spans; or, where its windows are there already, only fuse them anew.
+
+        Raises:
+            _Superseded: another version of the video has been seen since this one was asked for.
+        """
         recipe, annotation = self._models.recipe(assignment.pipeline), assignment.annotation
         source = self._source(assignment)
+        if assignment.video.version != annotation.version:
+            # Though the file is this one again: whoever wants that asks again, which makes it the latest.
+            raise _Superseded(f"{source.uri}: another version of it was asked for since")
         windows = self._store.windows_of(assignment.pipeline.windows_digest, {source.uri: source.version})
-        if windows:
-            fuse_anew(self._store, windows[source.uri], recipe.identity)
+        if windows and not self._store.spans(annotation.id):
+            fuse_claimed(self._store, claim, windows[source.uri], recipe.identity)
             return
         with opened(source) as descriptor, self._readers.reader() as reader:
             probe = reader.probe(descriptor, source.uri)
-        self._store.observe(source.uri, source.version, source.size_bytes, facts(probe, source))
-        self._store.plan(annotation.id, planned(recipe.plan, probe), claim)
+        spans, known = planned(recipe.plan, probe), facts(probe, source)
+        self._patiently(lambda: self._store.plan(annotation.id, spans, claim, known))
 
     def _source(self, assignment: Assignment) -> Source:
         """The file as it is now.
@@ -399,8 +414,8 @@ class FleetWorker:
             time.sleep(wait * random.uniform(0.5, 1.0))
             wait = min(2.0, 2 * wait)
 
-    def _refuse(self, error: EquipmentError) -> None:
-        self._refuses = f"refuses: {error}"
+    def _refuse(self, pipeline_id: int, error: EquipmentError) -> None:
+        self._refused[pipeline_id] = str(error)
         _log.error("refused: %s %s", error, error.hint)
 
     def _beat(self) -> None:
@@ -411,7 +426,9 @@ class FleetWorker:
                 return
 
     def _as_row(self) -> db.rows.Worker:
-        state = "draining" if self._draining.is_set() else self._refuses or "running"
+        refused = dict(self._refused)
+        state = f"refuses: {'; '.join(dict.fromkeys(refused.values()))}" if refused else "running"
+        state = "draining" if self._draining.is_set() else state
         return db.rows.Worker(
             name=self.owner,
             kind="worker",
@@ -424,6 +441,8 @@ class FleetWorker:
             spans_done=self._spans_done,
             seconds_done=self._seconds_done,
             state=state,
+            pipelines=self._ours(),
+            refused=list(refused) or None,
         )
 
 
