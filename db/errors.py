@@ -30,6 +30,7 @@ Each class carries a code, and the code is what `failures` shows. Whether trying
     + DatabaseLocked
     + DatabaseNewer
     + DatabaseUnreachable
+      - DatabaseFull
   · BadOption
   · PipelineUnknown
   · BrokerUnreachable
@@ -123,10 +124,13 @@ _LIST = (
      "The database was written by a newer moodreel, whose tables this one does not know.",
      "Update moodreel, or name another database with `--db`."),
     ("database_unreachable", _TRANSIENT,
-     "The database cannot be opened: its folder is missing, or its server does not answer.",
-     "Check the path or URL given with `--db`."),
+     "The database cannot be worked with now: no such folder, no answer, no permission, a damaged file, a bad disk.",
+     "Read the message, and check the path or URL given with `--db`, and the database's server."),
+    ("database_full", _TRANSIENT,
+     "The disk that the database is on is full.",
+     "Free space there, then run the command again; workers of the fleet carry on by themselves."),
     ("database_error", _TRANSIENT,
-     "The database refused to work: a full disk, a damaged file, no permission, a row that breaks a rule.",
+     "The database refused what was to be stored: a row that breaks a rule, or a file that is no database.",
      "Read the message, which says what the database said."),
     ("bad_option", _PERMANENT,
      "An option has a value that it cannot have.",
@@ -306,7 +310,7 @@ class SourceUnreachable(EquipmentError):
 
 
 class DatabaseError(MoodreelError):
-    """Raised when the database refuses to work, for a reason without a class of its own."""
+    """Raised when the database refuses what it is given: a row that breaks a rule, say; its subclasses say the rest."""
 
     code = "database_error"
 
@@ -324,9 +328,15 @@ class DatabaseNewer(DatabaseError):
 
 
 class DatabaseUnreachable(DatabaseError):
-    """Raised when the database cannot be opened or does not answer."""
+    """Raised when the database cannot be worked with now, whatever is stored: no answer, no permission, a bad disk."""
 
     code = "database_unreachable"
+
+
+class DatabaseFull(DatabaseUnreachable):
+    """Raised when there is no space left for the database."""
+
+    code = "database_full"
 
 
 class BadOption(MoodreelError):

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from db.catalogue import batches, lock_spans, make_current, observed, reopen, utc_now
 from db.errors import Cancelled, PipelineUnknown
 from db.identity import Source
-from db.jobs import TO_ANNOTATE, TO_FINISH, TO_PLAN, UNFINISHED
+from db.jobs import TO_ANNOTATE, TO_FINISH, TO_PLAN, UNFINISHED, WORKER_SEEN_SECONDS
 from db.leases import FREE
 from db.rows import JOB_KINDS, Annotation, FleetStatus, Pipeline, SeenWorker, Submitted, Worker, columns_of
 from db.session import Database
@@ -21,7 +21,6 @@ from db.statements import unix_now, upsert
 from db.tables import annotations, pipeline_names, pipelines, source_limits, spans, videos, workers
 
 SECONDS_PER_PRIORITY = 600.0  # of waiting that one point of priority is worth
-WORKER_SEEN_SECONDS = 60.0  # after which a worker that has not shown itself counts as gone
 _ROWS_PER_INSERT = 500
 _ROWS_PER_CHANGE = 1000
 _FORGOTTEN_SECONDS = 7 * 86_400.0

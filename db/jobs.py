@@ -31,10 +31,11 @@ from db.rows import (
     columns_of,
 )
 from db.statements import unix_now
-from db.tables import annotations, pipelines, source_limits, spans, videos
+from db.tables import annotations, pipelines, source_limits, spans, videos, workers
 
 Claim = SpanClaim | StepClaim
 
+WORKER_SEEN_SECONDS = 60.0  # after which a worker that has not shown itself counts as gone
 BEGUN = ("planned", "running")  # statuses of annotations
 UNFINISHED = ("pending", *BEGUN)
 FAILED, AGAIN, LOST = "failed", "again", "lost"  # what may become of a job that failed
@@ -58,7 +59,8 @@ class Jobs(Leases):
 
         What finishes a video comes first; else the lowest `queue_key`: the time of the request, less 600 s for each
         point of priority. So high priority overtakes, and nothing waits forever. Jobs that would read from a source
-        which has all the readers that it may have are left for later. Two schedulers choose different jobs.
+        which has all the readers that it may have are left for later, and so are those of pipelines that no worker
+        which is there does; where no worker is there at all, any job will do. Two schedulers choose different jobs.
 
         Args:
             room: how many, at most.
@@ -220,12 +222,11 @@ class Jobs(Leases):
             permanent: whether trying again is of no use.
             max_attempts: how often it may be tried.
             delay_seconds: how long to wait before the next attempt.
-            discard: whether what the spans stored is worth nothing, so that a retry begins anew.
+            discard: whether what the spans stored is worth nothing if it fails, so that whoever retries begins anew.
 
         Returns:
             `failed`, `again`, or `lost` if it was no longer the claim's.
         """
-        of_it = sa.update(annotations).where(annotations.c.id == claim.annotation_id)
         with self.writing() as connection:
             if discard:
                 lock_spans(connection, [claim.annotation_id])
@@ -238,17 +239,13 @@ class Jobs(Leases):
             attempts = connection.execute(_held(claim).values(**FREE, **values).returning(count)).scalar()
             if attempts is None:
                 return LOST
-            if discard:  # the spans' own counts go with them: how often they were planned counts instead
-                planned = of_it.values(available_at=values["available_at"]).returning(annotations.c.attempts)
-                attempts = max(attempts, connection.execute(planned).scalar_one())
             final = permanent or attempts >= max_attempts
             if final:
                 if isinstance(claim, SpanClaim):
                     connection.execute(sa.update(spans).where(*_key(claim)).values(status="failed"))
                 _fail(connection, claim.annotation_id, code, message)
-            if discard:
-                discard_spans(connection, claim.annotation_id)
-                connection.execute(of_it.where(annotations.c.status.in_(UNFINISHED)).values(status="pending"))
+                if discard:
+                    discard_spans(connection, claim.annotation_id)
         return FAILED if final else AGAIN
 
 
@@ -343,20 +340,46 @@ def _mark(connection: sa.Connection, chosen: Sequence[Any], now: float) -> None:
 
 def _chosen(connection: sa.Connection, now: float, room: int) -> list[Any]:
     """The jobs whose turn it is, as far as the limits of their sources let them in."""
+    pipeline_ids = _at_work(connection, now)
     free = _free_readers(connection, now)
-    found = list(connection.execute(_finishes(now, room)))
+    found = [row for key in pipeline_ids for row in connection.execute(_finishes(now, room, key))]
+    found = sorted(found, key=_turn)[:room]
     readers: list[Any] = []
     for source in {"", *free}:
         let_in = min([room - len(found), *(free[prefix] for prefix in free if source.startswith(prefix))])
         if let_in > 0:
             for query in (_plans, _spans):
-                readers += connection.execute(query(now, source, let_in)).all()
-    readers.sort(key=lambda row: (row.queue_key, row.annotation_id, row.span_index or 0))
+                for key in pipeline_ids:
+                    readers += connection.execute(query(now, source, let_in, key)).all()
+    readers.sort(key=_turn)
     return [*found, *islice(_within(free, readers), room - len(found))]
 
 
-def _due(kind: str, table: sa.Table, now: float, room: int, where: sa.ColumnElement[bool]) -> sa.Select[Any]:
-    """The next jobs of one kind: unclaimed, not waiting, and without a message on its way."""
+def _turn(row: Any) -> tuple[float, int, int]:
+    return row.queue_key, row.annotation_id, row.span_index or 0
+
+
+def _at_work(connection: sa.Connection, now: float) -> Sequence[int | None]:
+    """The pipelines that workers which are there do; None alone stands for all, seen to or not."""
+    seen = workers.c.seen_at > now - WORKER_SEEN_SECONDS
+    query = sa.select(workers.c.pipelines, workers.c.refused).where(workers.c.kind == "worker", seen)
+    found = connection.execute(query.where(workers.c.slots > 0)).all()  # one that is being shut down has none
+    if not found or any(row.pipelines is None and not row.refused for row in found):
+        return [None]
+    known = connection.execute(sa.select(pipelines.c.id).where(pipelines.c.options.is_not(sa.null()))).scalars()
+    return [
+        key
+        for key in known
+        if any((row.pipelines is None or key in row.pipelines) and key not in (row.refused or ()) for row in found)
+    ]
+
+
+def _due(
+    kind: str, table: sa.Table, now: float, room: int, pipeline_id: int | None, where: sa.ColumnElement[bool]
+) -> sa.Select[Any]:
+    """The next jobs of one kind, of one pipeline or any: unclaimed, not waiting, and without a message on its way."""
+    if pipeline_id is not None:
+        where = sa.and_(where, annotations.c.pipeline_id == pipeline_id)
     span_index = spans.c.span_index if table is spans else sa.null().label("span_index")
     return (
         sa.select(
@@ -375,18 +398,23 @@ def _due(kind: str, table: sa.Table, now: float, room: int, where: sa.ColumnElem
     )
 
 
-def _plans(now: float, source: str, room: int) -> sa.Select[Any]:
-    return _due(PLAN, annotations, now, room, TO_PLAN).where(annotations.c.limited_by == source)
+def _plans(now: float, source: str, room: int, pipeline_id: int | None = None) -> sa.Select[Any]:
+    return _due(PLAN, annotations, now, room, pipeline_id, TO_PLAN).where(annotations.c.limited_by == source)
 
 
-def _spans(now: float, source: str, room: int) -> sa.Select[Any]:
-    query = _due(SPAN, spans, now, room, TO_ANNOTATE).join(spans, spans.c.annotation_id == annotations.c.id)
+def _spans(now: float, source: str, room: int, pipeline_id: int | None = None) -> sa.Select[Any]:
+    query = _due(SPAN, spans, now, room, pipeline_id, TO_ANNOTATE)
+    query = query.join(spans, spans.c.annotation_id == annotations.c.id)
     query = query.where(annotations.c.limited_by == source, spans.c.status.in_(("pending", "running")))
     return query.order_by(spans.c.span_index)
 
 
-def _finishes(now: float, room: int) -> sa.Select[Any]:
-    return _due(FINISH, annotations, now, room, TO_FINISH)
+def _finishes(now: float, room: int, pipeline_id: int | None = None) -> sa.Select[Any]:
+    query = _due(FINISH, annotations, now, room, None, TO_FINISH)
+    if pipeline_id is None:
+        return query
+    # The sum keeps a planner from reading all annotations of the pipeline, where few are to be finished.
+    return query.where(annotations.c.pipeline_id + 0 == pipeline_id)
 
 
 def _free_readers(connection: sa.Connection, now: float) -> dict[str, int]:

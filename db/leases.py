@@ -9,15 +9,16 @@ that no two transactions wait for each other.
 
 from collections.abc import Collection, Sequence
 from dataclasses import asdict
+from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
 
-from db.errors import Internal, LeaseLost
-from db.rows import PlannedSpan, Span, SpanClaim, StepClaim, columns_of
+from db.errors import ChangedWhileReading, Internal, LeaseLost
+from db.rows import MediaFacts, PlannedSpan, Span, SpanClaim, StepClaim, columns_of
 from db.session import Database
 from db.statements import insert_rows, unix_now, upsert
-from db.tables import WINDOW_COLUMNS, annotations, spans, windows
+from db.tables import WINDOW_COLUMNS, annotations, spans, videos, windows
 
 WindowRow = Sequence[Any]  # in the order of WINDOW_COLUMNS; None for what is not known, never NaN
 
@@ -25,16 +26,24 @@ WindowRow = Sequence[Any]  # in the order of WINDOW_COLUMNS; None for what is no
 class Leases(Database):
     """The spans of annotations as jobs."""
 
-    def plan(self, annotation_id: int, planned: Sequence[PlannedSpan], claim: StepClaim | None = None) -> list[Span]:
+    def plan(
+        self,
+        annotation_id: int,
+        planned: Sequence[PlannedSpan],
+        claim: StepClaim | None = None,
+        facts: MediaFacts | None = None,
+    ) -> list[Span]:
         """Give an annotation its spans; those it has already stay as they are, done ones done.
 
         One that is done meanwhile, or that only fuses another's windows anew, gets none.
 
         Args:
             claim: the planning, as claimed; it ends with this.
+            facts: what probing the video told; it is added to what is known.
 
         Raises:
             LeaseLost: the planning is no longer the claim's.
+            ChangedWhileReading: another version of the video has been seen since, which the facts are not of.
         """
         wants_spans = (
             sa.select(annotations.c.epoch)
@@ -46,6 +55,8 @@ class Leases(Database):
         with self.writing() as connection:
             if claim is not None:
                 end_step(connection, claim)
+            if facts is not None:
+                _add_facts(connection, annotation_id, facts)
             epoch = connection.execute(wants_spans).scalar()
             if planned and epoch is not None:
                 new = {"annotation_id": annotation_id, "epoch": epoch, "status": "pending"}
@@ -77,7 +88,7 @@ class Leases(Database):
         Args:
             annotation_id: whose spans.
             owner: who claims, unique among all that may be at work.
-            lease_seconds: after so long without `renew` others may take the span.
+            lease_seconds: after so long without `renew_all` others may take the span.
             dead_owners: owners known to be gone, whose leases need not run out first.
         """
         now = unix_now(self.engine.dialect.name)
@@ -102,15 +113,6 @@ class Leases(Database):
                 .values(status="running")
             )
         return SpanClaim(owner=owner, **row._mapping)
-
-    def renew(self, claim: SpanClaim, lease_seconds: float) -> None:
-        """Keep the span for longer.
-
-        Raises:
-            LeaseLost: somebody else has claimed it since.
-        """
-        with self.writing() as connection:
-            _write(connection, claim, lease_until=unix_now(connection.dialect.name) + lease_seconds)
 
     def checkpoint(self, claim: SpanClaim, rows: Sequence[WindowRow]) -> None:
         """Store windows of a span, over those stored before under the same index.
@@ -152,11 +154,6 @@ class Leases(Database):
             now = unix_now(connection.dialect.name)
             _write(connection, claim, **FREE, **end, status="done", completed_at=now)
             _note_if_last(connection, claim.annotation_id)
-
-    def release(self, claim: SpanClaim) -> None:
-        """Give a span back undone, uncounted; nothing happens if it is somebody else's by now."""
-        with self.writing() as connection:
-            connection.execute(mine(claim).values(**FREE, status="pending", attempts=one_less(spans.c.attempts)))
 
 
 FREE: dict[str, Any] = {"lease_owner": None, "lease_until": None}
@@ -212,6 +209,19 @@ def end_step(connection: sa.Connection, claim: StepClaim) -> None:
     ended = held_step(claim).values(**FREE, claims=0, available_at=None)
     if connection.execute(ended).rowcount != 1:
         raise LeaseLost(f"The {claim.kind} of annotation {claim.annotation_id} is no longer {claim.owner}'s.")
+
+
+def _add_facts(connection: sa.Connection, annotation_id: int, facts: MediaFacts) -> None:
+    """Record what is known of an annotation's video.
+
+    Raises:
+        ChangedWhileReading: the annotation is not of its latest version.
+    """
+    known = {name: value for name, value in asdict(facts).items() if value is not None}
+    of_it = sa.select(annotations.c.video_id, annotations.c.version).where(annotations.c.id == annotation_id)
+    same = sa.update(videos).where(sa.tuple_(videos.c.id, videos.c.version).in_(of_it))
+    if connection.execute(same.values(**known, updated_at=datetime.now(UTC))).rowcount != 1:
+        raise ChangedWhileReading(f"Annotation {annotation_id} is not of the latest version of its video.")
 
 
 def _note_if_last(connection: sa.Connection, annotation_id: int) -> None:

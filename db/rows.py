@@ -1,6 +1,6 @@
 """What travels between the store and its callers: small values, one for each kind of row."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import Any
@@ -187,7 +187,12 @@ class Submitted:
 
 @dataclass(frozen=True, kw_only=True)
 class Worker:
-    """A process of the fleet, as it last showed itself."""
+    """A process of the fleet, as it last showed itself.
+
+    Attributes:
+        pipelines: ids of those that it works on; None: all but those that it refuses.
+        refused: ids of those that it cannot compute; None: none.
+    """
 
     name: str
     kind: str  # 'worker' or 'scheduler'
@@ -200,6 +205,8 @@ class Worker:
     spans_done: int = 0
     seconds_done: float = 0.0
     state: str = "running"
+    pipelines: Sequence[int] | None = None
+    refused: Sequence[int] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from db.errors import (
     BadOption,
     DatabaseError,
+    DatabaseFull,
     DatabaseLocked,
     DatabaseNewer,
     DatabaseUnreachable,
@@ -165,6 +166,9 @@ _KEEPALIVE = {
     "keepalives_count": 3,
     "tcp_user_timeout": 30_000,
 }
+# The same in the other direction, for the server; seconds, seconds, times.
+_SERVER_KEEPALIVE = {"tcp_keepalives_idle": 10, "tcp_keepalives_interval": 5, "tcp_keepalives_count": 3}
+_IDLE_MILLISECONDS = 60_000  # in a transaction; nothing of moodreel's pauses in one for even a second
 
 
 def _postgresql_engine(url: sa.URL, lock_timeout_seconds: float) -> sa.Engine:
@@ -178,6 +182,11 @@ def _postgresql_engine(url: sa.URL, lock_timeout_seconds: float) -> sa.Engine:
     def configure(connection: Any, _: object) -> None:
         connection.execute(f"SET lock_timeout = {round(lock_timeout_seconds * 1000)}")
         connection.execute("SET timezone = 'UTC'")
+        # A client whose machine is gone must not keep its locks: what it left open is ended, and it is asked now and
+        # then whether it is still there. On a Unix socket the latter means nothing, and is allowed.
+        connection.execute(f"SET idle_in_transaction_session_timeout = {_IDLE_MILLISECONDS}")
+        for name, value in _SERVER_KEEPALIVE.items():
+            connection.execute(f"SET {name} = {value}")
         connection.commit()
 
     return engine
@@ -227,8 +236,11 @@ def _upgrade(connection: sa.Connection) -> None:
 
 
 _LOCKED_SQLSTATES = ("55P03", "40P01", "40001")  # lock not available, deadlock, serialization failure
+_FULL_SQLSTATE = "53100"
 # Connection lost, too many connections, shut down by an administrator or after a crash, starting up.
 _UNREACHABLE_SQLSTATES = ("08", "53300", "57P01", "57P02", "57P03")
+# What is wrong with what was to be stored or asked. Anything else is wrong with the database: it would befall any row.
+_ROW_ERRORS = (sa.exc.IntegrityError, sa.exc.DataError)
 
 
 def _translated(error: sa.exc.DBAPIError, name: str) -> MoodreelError:
@@ -236,22 +248,30 @@ def _translated(error: sa.exc.DBAPIError, name: str) -> MoodreelError:
     cause = error.orig
     reason = str(cause).strip().partition("\n")[0]
     if isinstance(cause, sqlite3.Error):
-        return _translated_sqlite(cause, reason, name)
+        return _translated_sqlite(error, reason, name)
     state = getattr(cause, "sqlstate", None)
     if state in _LOCKED_SQLSTATES:
         return DatabaseLocked(f"The database {name} is locked: {reason}")
+    if state == _FULL_SQLSTATE:
+        return DatabaseFull(f"There is no space left for the database {name}: {reason}")
     is_lost = isinstance(error, sa.exc.OperationalError) and (error.connection_invalidated or state is None)
     if is_lost or (state or "").startswith(_UNREACHABLE_SQLSTATES):
         return DatabaseUnreachable(f"The database {name} does not answer: {reason}")
-    return DatabaseError(f"The database {name} refused: {reason}")
+    if isinstance(error, _ROW_ERRORS) or state is None:
+        return DatabaseError(f"The database {name} refused: {reason}")
+    return DatabaseUnreachable(f"The database {name} does not work: {reason}")
 
 
-def _translated_sqlite(cause: sqlite3.Error, reason: str, name: str) -> MoodreelError:
-    primary = getattr(cause, "sqlite_errorcode", 0) & 0xFF  # the low byte; the rest are finer reasons
+def _translated_sqlite(error: sa.exc.DBAPIError, reason: str, name: str) -> MoodreelError:
+    primary = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF  # the low byte; the rest are finer reasons
     if primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return DatabaseLocked(f"The database {name} is locked by another program.")
     if primary == sqlite3.SQLITE_CANTOPEN:
         return DatabaseUnreachable(f"The database {name} cannot be opened: {reason}.")
     if primary == sqlite3.SQLITE_NOTADB:
         return DatabaseError(f"{name} is not an SQLite database.", hint="Name another file with `--db`.")
-    return DatabaseError(f"The database {name} refused: {reason}.")
+    if primary == sqlite3.SQLITE_FULL:
+        return DatabaseFull(f"There is no space left for the database {name}.")
+    if isinstance(error, _ROW_ERRORS) or not primary:
+        return DatabaseError(f"The database {name} refused: {reason}.")
+    return DatabaseUnreachable(f"The database {name} does not work: {reason}.")

@@ -6,7 +6,7 @@
         store.begin_attempt(annotation.id)
         store.plan(annotation.id, spans)
         while claim := store.claim(annotation.id, owner, lease_seconds):
-            store.checkpoint(claim, rows)        # again and again, with store.renew(claim, lease_seconds) beside it
+            store.checkpoint(claim, rows)        # again and again, with store.renew_all([claim], lease_seconds) beside
             store.complete_span(claim, true_end_seconds)
         store.finish(annotation.id, fused, segments, ...)
 
@@ -21,7 +21,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from db.catalogue import Catalogue, make_current, utc_now
-from db.errors import Internal
+from db.errors import Internal, LeaseLost
 from db.fleet import Fleet
 from db.jobs import Jobs
 from db.leases import FREE, end_step
@@ -75,6 +75,7 @@ class Store(Catalogue, Jobs, Fleet):
         provenance: Mapping[str, Any],
         keep_windows: int | None = None,
         claim: StepClaim | None = None,
+        source_annotation_id: int | None = None,
     ) -> None:
         """Complete an annotation, in one transaction: all of it becomes visible as done, or nothing.
 
@@ -87,15 +88,18 @@ class Store(Catalogue, Jobs, Fleet):
             duration_seconds: where the video truly ends.
             provenance: device, dtype, batch size, version: what does not belong to the digest.
             keep_windows: how many windows lie before the true end; those after it are deleted.
-            claim: the finishing, as claimed; it ends with this.
+            claim: the step, as claimed; it ends with this.
+            source_annotation_id: whose windows were fused, where the annotation has none of its own.
 
         Raises:
-            LeaseLost: the finishing is no longer the claim's.
+            LeaseLost: the step is no longer the claim's, or somebody makes windows of its own for the annotation.
             Internal: a span is not done, or windows are missing, or not each of them was fused.
         """
         with self.writing() as connection:
             if claim is not None:
                 end_step(connection, claim)
+            if source_annotation_id is not None:
+                _set_source(connection, annotation_id, source_annotation_id)
             owner_id = connection.execute(sa.select(_owner(annotation_id))).scalar_one()
             _require_spans_done(connection, owner_id)
             if owner_id == annotation_id:
@@ -152,6 +156,13 @@ def _owner(annotation_id: int) -> sa.ScalarSelect[int]:
     """The annotation whose windows an annotation is made of: itself, unless it only fuses another's anew."""
     owner = sa.func.coalesce(annotations.c.source_annotation_id, annotations.c.id)
     return sa.select(owner).where(annotations.c.id == annotation_id).scalar_subquery()
+
+
+def _set_source(connection: sa.Connection, annotation_id: int, source_annotation_id: int) -> None:
+    of_it = sa.update(annotations).where(annotations.c.id == annotation_id)
+    has_none = ~sa.exists().where(spans.c.annotation_id == annotation_id)
+    if connection.execute(of_it.where(has_none).values(source_annotation_id=source_annotation_id)).rowcount != 1:
+        raise LeaseLost(f"Somebody makes windows of its own for annotation {annotation_id}.")
 
 
 def _require_spans_done(connection: sa.Connection, annotation_id: int) -> None:

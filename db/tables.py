@@ -32,6 +32,7 @@ FUSED_COLUMNS: tuple[str, ...] = ("window_index", "emotion", "confidence", "vale
 # Of which annotations the fleet's indexes are; `db.jobs` asks in the same words.
 _ASKED = "queue_key IS NOT NULL"
 _BEGUN = f"{_ASKED} AND status IN ('planned', 'running')"
+_TURN = ("queue_key", "pipeline_id")  # the latter so that jobs which no worker does are passed over in the index
 
 SUM_TOLERANCE = 0.01  # a row of probabilities sums to 1; models in half precision come this close
 
@@ -52,6 +53,8 @@ class UtcDateTime(sa.types.TypeDecorator[datetime]):
 
 
 Key = sa.BigInteger().with_variant(sa.Integer, "sqlite")  # SQLite numbers only INTEGER PRIMARY KEY by itself
+
+_Json = sa.JSON(none_as_null=True)
 
 metadata = sa.MetaData(
     naming_convention={
@@ -232,8 +235,8 @@ annotations = sa.Table(
     sa.UniqueConstraint("video_id", "version", "pipeline_id"),
     *(_at_least("epoch"), _at_least("claims")),
     _both_or_neither("lease_owner", "lease_until"),
-    _partial_index("ix_annotations_to_plan", f"{_ASKED} AND status = 'pending'", "limited_by", "queue_key"),
-    _partial_index("ix_annotations_to_annotate", f"{_BEGUN} AND spans_done_at IS NULL", "limited_by", "queue_key"),
+    _partial_index("ix_annotations_to_plan", f"{_ASKED} AND status = 'pending'", "limited_by", *_TURN),
+    _partial_index("ix_annotations_to_annotate", f"{_BEGUN} AND spans_done_at IS NULL", "limited_by", *_TURN),
     _partial_index("ix_annotations_to_finish", f"{_BEGUN} AND spans_done_at IS NOT NULL", "queue_key"),
     _partial_index("ix_annotations_sent_at", "sent_at IS NOT NULL", "sent_at"),
     _partial_index("ix_annotations_lease_until", "lease_until IS NOT NULL", "lease_until"),
@@ -354,6 +357,8 @@ workers = sa.Table(
     _counter("spans_done", "since it started"),
     sa.Column("seconds_done", sa.Double, nullable=False, server_default="0", comment="of video, since it started"),
     sa.Column("state", sa.Text, nullable=False, comment="what it says of itself, for people"),
+    sa.Column("pipelines", _Json, comment="ids of those that it works on; NULL: all but those that it refuses"),
+    sa.Column("refused", _Json, comment="ids of those that it cannot compute; NULL: none"),
     _one_of("kind", WORKER_KINDS),
     *(_at_least(name) for name in ("slots", "running", "spans_done", "seconds_done")),
 )

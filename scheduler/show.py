@@ -30,7 +30,7 @@ def open_existing(db_url: str) -> Store:
     except DatabaseUnreachable as error:
         if error.hint:  # a file that is not there, not a server that does not answer
             error.hint = (
-                "Annotate something (moodreel annotate PATH) or register a pipeline (moodreel pipelines add NAME) first,"
+                "Annotate something (moodreel annotate PATH), register a pipeline (moodreel pipelines add NAME),"
                 " or name another database with --db."
             )
         raise

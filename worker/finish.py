@@ -54,19 +54,21 @@ def finish(
     *,
     provenance: dict[str, Any] | None = None,
     claim: StepClaim | None = None,
+    source_annotation_id: int | None = None,
 ) -> None:
     """Fuse, smooth and publish an annotation whose spans are all done.
 
     Args:
         duration_seconds: the video's true length; windows planned beyond it are dropped.
         provenance: device, dtype, batch sizes: what may differ between equal results, besides the version of moodreel.
-        claim: the finishing, where it was claimed.
+        claim: the step, where it was claimed.
+        source_annotation_id: whose windows are fused, if not its own.
 
     Raises:
-        LeaseLost: the finishing is no longer the claim's.
+        LeaseLost: the step is no longer the claim's.
     """
     n_windows = finishing.plan.count(duration_seconds)
-    audio, video = _sides(store.scores(annotation_id)[:n_windows])
+    audio, video = _sides(store.scores(source_annotation_id or annotation_id)[:n_windows])
     calibration = finishing.calibration
     audio, video = calibrate(audio, calibration.audio_temperature), calibrate(video, calibration.video_temperature)
     fused = fuse(audio, video, finishing.fusion)
@@ -78,6 +80,7 @@ def finish(
         keep_windows=n_windows,
         provenance={**(provenance or {}), "moodreel": version("moodreel")},
         claim=claim,
+        source_annotation_id=source_annotation_id,
     )
 
 
@@ -132,6 +135,23 @@ def fuse_anew(store: Store, source_annotation_id: int, identity: Identity) -> in
         store.begin_attempt(asked.id)
         finish(store, asked.id, finishing, source.duration_seconds or 0.0)
     return asked.id
+
+
+def fuse_claimed(store: Store, claim: StepClaim, source_annotation_id: int, identity: Identity) -> None:
+    """Do as `fuse_anew` does for an annotation whose planning was claimed: its windows need not be planned.
+
+    Nothing but the complete timeline is stored, and that under the claim.
+
+    Raises:
+        LeaseLost: the planning is no longer the claim's; nothing is stored.
+    """
+    finishing = Finishing.of(identity.config)
+    duration_seconds = store.annotation(source_annotation_id).duration_seconds or 0.0
+    finish(
+        *(store, claim.annotation_id, finishing, duration_seconds),
+        claim=claim,
+        source_annotation_id=source_annotation_id,
+    )
 
 
 def _sides(stored: list[tuple[float | None, ...]]) -> tuple[Rows, Rows]:

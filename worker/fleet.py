@@ -24,6 +24,8 @@ from typing import Self, TypeVar
 
 import db.rows
 from db.errors import (
+    BrokerUnreachable,
+    Cancelled,
     ChangedWhileReading,
     DatabaseError,
     DatabaseLocked,
@@ -38,6 +40,7 @@ from db.errors import (
     OutOfMemory,
     PathMissing,
     PipelineMismatch,
+    SourceUnreachable,
     Undecodable,
 )
 from db.identity import Source
@@ -46,7 +49,7 @@ from db.rows import FINISH, PLAN, SPAN, Assignment, Job, SpanClaim, StepClaim
 from db.store import Store
 from models.errors import ModelError
 from worker import logs, metrics
-from worker.finish import Finishing, fuse_anew, publish
+from worker.finish import Finishing, fuse_claimed, publish
 from worker.heartbeat import Heartbeat, Held
 from worker.pipeline import new_owner
 from worker.protocol import Event, Progress
@@ -57,7 +60,9 @@ from worker.source import latest, opened, require_place
 from worker.span import SpanRun, facts, planned, read_request
 
 RETRY_SECONDS, MAX_RETRY_SECONDS = 2.0, 300.0  # before the second attempt; doubled for each one more
-REFUSED_SECONDS = 15.0  # before a job that this worker cannot do is offered again
+REFUSED_SECONDS, MAX_REFUSED_SECONDS = 15.0, 1800.0  # before a job that this worker cannot do is offered again
+TROUBLE_SECONDS = 60.0  # until a worker looks again whether it can do what it refused
+MAX_PASS_SECONDS = 60.0  # that a slot rests for which there are only messages for others
 SETTLE_SECONDS = 30.0  # for which a file must not have been written to
 BROKEN_VIDEOS = 8  # that fail in a row for no reason of theirs, after which a process counts as broken
 GIVE_BACK_SECONDS = 5.0  # after being told to stop, until a job is given back although it does not get on
@@ -179,9 +184,11 @@ class FleetWorker:
         self._heartbeat = Heartbeat(store, options.lease_seconds, options.stall_seconds, lambda: self._models.moved_at)
         self._draining, self._stopping = threading.Event(), threading.Event()
         self._spans_done, self._seconds_done = 0, 0.0
-        self._refused: dict[int, str] = {}
+        self._troubles: dict[int | str, tuple[float, str]] = {}  # by pipeline or folder: until when, and what it is
+        self._passed_on = 0  # messages in a row that are for others
         self._broke: set[int] = set()  # annotations that failed in a row, for no reason of theirs
         self._is_broken = False
+        self.is_connected: Callable[[], bool] = lambda: True  # to the broker
         self._lock = threading.Lock()
         self._beats = threading.Thread(target=self._beat, name="beat", daemon=True)
         metrics.in_flight.set_function(lambda: self._heartbeat.running)
@@ -262,6 +269,9 @@ class FleetWorker:
         assignment = self._patiently(lambda: self._store.assignment(job.annotation_id))
         if self._draining.is_set() or assignment is None:
             return
+        if not self._is_ours(assignment.pipeline) or assignment.pipeline.id in self._active():
+            self._pass_on(job)
+            return
         claim = self._patiently(lambda: self._claim(job))
         if claim is None:
             _log.debug("nothing to do")
@@ -274,6 +284,13 @@ class FleetWorker:
             metrics.spans.labels(outcome).inc()
             metrics.span_seconds.observe(time.monotonic() - began)
 
+    def _pass_on(self, job: Job) -> None:
+        """Leave a job to others: its message is sent again at once, and this slot takes no other one for a while."""
+        self._store.unsend([job])
+        self._passed_on += 1
+        _log.debug("left to others")
+        self._draining.wait(min(MAX_PASS_SECONDS, 2.0 ** min(self._passed_on, 10)))
+
     def _claim(self, job: Job) -> Claim | None:
         claim = self._store.claim_span if job.kind == SPAN else self._store.claim_step
         return claim(job, self.owner, self._options.lease_seconds, self._options.max_attempts)
@@ -284,25 +301,39 @@ class FleetWorker:
         try:
             self._do(held, assignment)
         except LeaseLost as error:
-            metrics.leases_lost.inc()
-            _log.warning("somebody else has it by now: %s", error)
-            return "lost"
+            return self._let_go(held.claim, error)
         except Exception as error:  # noqa: BLE001 - whatever a video sets off is its own failure
             return self._went_wrong(held.claim, assignment, error)
         self._broke.clear()
+        self._passed_on = 0
+        self._troubles.pop(assignment.pipeline.id, None)
         _log.info("done", extra={"seconds": round(time.monotonic() - began, 3)})
         return "done"
+
+    def _let_go(self, claim: Claim, error: LeaseLost) -> str:
+        """A job that is not ours any more: because it was cancelled, given back, or taken by somebody else."""
+        now = self._store.annotation(claim.annotation_id)
+        if now.error_code == Cancelled.code:
+            _log.info("cancelled")
+            return "cancelled"
+        if self._draining.is_set():
+            _log.info("given back")
+            return "given back"
+        metrics.leases_lost.inc()
+        _log.warning("somebody else has it by now: %s", error)
+        return "lost"
 
     def _went_wrong(self, claim: Claim, assignment: Assignment, error: Exception) -> str:
         """Charge a failure to the video, or give the job back where it is not the video's."""
         if not isinstance(error, MoodreelError):
             _log.error("went wrong", exc_info=error)
-        failure = as_moodreel_error(error, assignment.video.uri)
+        failure = error if isinstance(error, SourceUnreachable) else as_moodreel_error(error, assignment.video.uri)
         match failure:
             case Interrupted():
                 delay = 0.0
             case EquipmentError():
-                delay = REFUSED_SECONDS
+                # The longer, the more often: many such jobs must not keep the others from their turn.
+                delay = min(MAX_REFUSED_SECONDS, REFUSED_SECONDS * 2.0 ** min(claim.epoch - 1, 10))
                 self._refuse(assignment.pipeline.id, failure)
                 self._is_broken |= isinstance(failure, DeviceUnavailable)
             case DatabaseUnreachable() | DatabaseLocked():
@@ -345,8 +376,6 @@ class FleetWorker:
         return became
 
     def _do(self, held: Held, assignment: Assignment) -> None:
-        if self._options.pipelines and not self._is_ours(assignment.pipeline):
-            raise PipelineMismatch(f"This worker was not started for the pipeline {assignment.pipeline.name}.")
         if isinstance(held.claim, SpanClaim):
             self._annotate_span(held.claim, held, assignment)
         elif held.claim.kind == PLAN:
@@ -355,21 +384,35 @@ class FleetWorker:
             self._finish(held.claim, assignment)
 
     def _is_ours(self, pipeline: db.rows.Pipeline) -> bool:
+        ours = self._ours()
+        return ours is None or pipeline.id in ours
+
+    def _ours(self) -> list[int] | None:
+        """Ids of the pipelines that it was started for; None: all."""
+        if not self._options.pipelines:
+            return None
         known = self._store.named_pipelines()
-        return any(known[name].id == pipeline.id for name in self._options.pipelines if name in known)
+        return [known[name].id for name in self._options.pipelines if name in known]
 
     def _plan(self, claim: StepClaim, assignment: Assignment) -> None:
-        """Probe a video and cut it into spans; or, where its windows are there already, only fuse them anew."""
+        """Probe a video and cut it into spans; or, where its windows are there already, only fuse them anew.
+
+        Raises:
+            _Superseded: another version of the video has been seen since this one was asked for.
+        """
         recipe, annotation = self._models.recipe(assignment.pipeline), assignment.annotation
         source = self._source(assignment)
+        if assignment.video.version != annotation.version:
+            # Though the file is this one again: whoever wants that asks again, which makes it the latest.
+            raise _Superseded(f"{source.uri}: another version of it was asked for since")
         windows = self._store.windows_of(assignment.pipeline.windows_digest, {source.uri: source.version})
-        if windows:
-            fuse_anew(self._store, windows[source.uri], recipe.identity)
+        if windows and not self._store.spans(annotation.id):
+            fuse_claimed(self._store, claim, windows[source.uri], recipe.identity)
             return
         with opened(source) as descriptor, self._readers.reader() as reader:
             probe = reader.probe(descriptor, source.uri)
-        self._store.observe(source.uri, source.version, source.size_bytes, facts(probe, source))
-        self._store.plan(annotation.id, planned(recipe.plan, probe), claim)
+        spans, known = planned(recipe.plan, probe), facts(probe, source)
+        self._patiently(lambda: self._store.plan(annotation.id, spans, claim, known))
 
     def _source(self, assignment: Assignment) -> Source:
         """The file as it is now.
@@ -442,9 +485,15 @@ class FleetWorker:
             wait = min(2.0, 2 * wait)
 
     def _refuse(self, pipeline_id: int, error: EquipmentError) -> None:
-        if self._refused.get(pipeline_id) != str(error):
+        key = str(error) if isinstance(error, SourceUnreachable) else pipeline_id
+        if self._active().get(key) != str(error):
             _log.error("refused: %s %s", error, error.hint, extra={"code": error.code})
-        self._refused[pipeline_id] = str(error)
+        self._troubles[key] = (time.monotonic() + TROUBLE_SECONDS, str(error))
+
+    def _active(self) -> dict[int | str, str]:
+        """What this worker cannot do at present, and why: pipelines by their ids, and folders."""
+        now = time.monotonic()
+        return {key: reason for key, (until, reason) in list(self._troubles.items()) if until > now}
 
     def _beat(self) -> None:
         while True:
@@ -458,8 +507,13 @@ class FleetWorker:
                 return
 
     def _as_row(self) -> db.rows.Worker:
-        refuses = "; ".join(f"refuses: {reason}" for reason in dict.fromkeys(self._refused.values()))
-        state = "draining" if self._draining.is_set() else refuses or "running"
+        troubles = self._active()
+        state = f"refuses: {'; '.join(dict.fromkeys(troubles.values()))}" if troubles else "running"
+        if not self.is_connected():
+            state = BrokerUnreachable.code
+        if self._draining.is_set():
+            state = "draining"
+        is_busy = state in (BrokerUnreachable.code, "draining")
         return db.rows.Worker(
             name=self.owner,
             kind="worker",
@@ -467,11 +521,13 @@ class FleetWorker:
             pid=os.getpid(),
             version=version("moodreel"),
             device=self._models.device,
-            slots=0 if self._draining.is_set() else self._options.slots,
+            slots=0 if is_busy else self._options.slots,
             running=self._heartbeat.running,
             spans_done=self._spans_done,
             seconds_done=self._seconds_done,
             state=state,
+            pipelines=self._ours(),
+            refused=[key for key in troubles if isinstance(key, int)] or None,
         )
 
 

@@ -148,8 +148,7 @@ class Pipeline:
         """Plan a video's spans and do those that nobody has done or is doing."""
         with opened(source) as descriptor, self._readers.reader() as reader:
             probe = reader.probe(descriptor, source.uri)
-            self._store.observe(source.uri, source.version, source.size_bytes, facts(probe, source))
-            self._store.plan(annotation_id, planned(self._recipe.plan, probe))
+            self._store.plan(annotation_id, planned(self._recipe.plan, probe), facts=facts(probe, source))
             while claim := self._claim(annotation_id):
                 with self._holding(claim):
                     request = read_request(claim, self._recipe)
@@ -172,7 +171,7 @@ class Pipeline:
                 yield
         except BaseException:
             with suppress(DatabaseError):  # it would hide what went wrong; the lease runs out by itself
-                self._store.release(claim)
+                self._store.give_back(claim)
             raise
 
     def _watched(

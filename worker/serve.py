@@ -135,8 +135,15 @@ def _serve(options: WorkOptions, number: int, pulse: _Pulse) -> int:
             without_heartbeat=True,
             quiet=True,
         )
+        worker.is_connected = lambda: _is_connected(consumer)
         consumer.start()
         return int(consumer.exitcode or 0)
+
+
+def _is_connected(controller: Any) -> bool:
+    """Whether Celery's worker has a connection to the broker; before its first one it has not even a consumer."""
+    connection = getattr(getattr(controller, "consumer", None), "connection", None)
+    return bool(connection and connection.connected)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from db.errors import ChangedWhileReading, EmptyFile, NotReadable, PathMissing, SourceUnreachable
-from db.identity import Source, path_of
+from db.identity import Source, path_of, printable
 
 
 def require_place(uri: str) -> None:
@@ -19,9 +19,10 @@ def require_place(uri: str) -> None:
     try:
         with os.scandir(folder) as entries:
             if next(entries, None) is None:
-                raise SourceUnreachable(f"{uri}: {folder} is empty on this machine")
+                raise SourceUnreachable(f"{printable(folder)} is empty on this machine")
     except OSError as error:
-        raise SourceUnreachable(f"{uri}: {folder} is not to be seen from this machine: {error.strerror}") from error
+        reason = f"{printable(folder)} is not to be seen from this machine: {error.strerror}"
+        raise SourceUnreachable(reason) from error
 
 
 def latest(source: Source) -> Source:

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from db.errors import DatabaseError, DatabaseUnreachable
+from db import session
+from db.errors import DatabaseError, DatabaseFull, DatabaseLocked, DatabaseUnreachable
 from db.session import _translated
 from db.store import Store
 from tests.database import missing, window_row
@@ -145,14 +146,24 @@ class _Refused(Exception):  # noqa: N818 - a driver's error
         ("08006", DatabaseUnreachable),  # connection failure
         ("08P01", DatabaseUnreachable),  # protocol violation
         ("53300", DatabaseUnreachable),  # too many connections
-        ("53100", DatabaseError),  # disk full
-        ("57014", DatabaseError),  # query cancelled
+        ("53000", DatabaseUnreachable),  # insufficient resources
+        ("53200", DatabaseUnreachable),  # out of memory
+        ("53400", DatabaseUnreachable),  # configuration limit
+        ("57014", DatabaseUnreachable),  # query cancelled
+        ("58030", DatabaseUnreachable),  # I/O error
+        ("25006", DatabaseUnreachable),  # read-only: a server that stands by
+        ("25P03", DatabaseUnreachable),  # idle in a transaction for too long
+        ("42501", DatabaseUnreachable),  # no permission
+        ("XX001", DatabaseUnreachable),  # damaged
+        ("53100", DatabaseFull),
+        ("55P03", DatabaseLocked),
         ("23514", DatabaseError),  # a rule of the tables
+        ("22021", DatabaseError),  # a character that it cannot store
     ],
 )
 def test_what_the_servers_refusals_mean(sqlstate, kind):
-    error = sa.exc.OperationalError("SELECT 1", {}, _Refused(sqlstate))
-    translated = _translated(error, "db")
+    wrapper = {"22": sa.exc.DataError, "23": sa.exc.IntegrityError}.get(sqlstate[:2], sa.exc.OperationalError)
+    translated = _translated(wrapper("SELECT 1", {}, _Refused(sqlstate)), "db")
     assert type(translated) is kind
     assert str(translated).endswith("the reason")
     assert "SELECT" not in str(translated)
@@ -172,3 +183,35 @@ def test_too_many_connections(server, restarted_store):
         for connection in held:
             connection.close()
     assert restarted_store.status().videos == 0
+
+
+def test_rows_that_break_a_rule_are_their_own_fault(server, restarted_store):
+    (annotation_id,) = submit(restarted_store, "a")
+    plan(restarted_store, annotation_id)
+    claim = take_span(restarted_store, annotation_id)
+    for row in (window_row(0, face_count=-1), window_row(0, audio_state="o\0k")):
+        with pytest.raises(DatabaseError) as caught:
+            restarted_store.checkpoint(claim, [row])
+        assert type(caught.value) is DatabaseError
+
+
+def test_a_pause_in_a_transaction_has_an_end(restarted_store):
+    with restarted_store.reading() as connection:
+        assert connection.exec_driver_sql("SHOW idle_in_transaction_session_timeout").scalar() == "1min"
+
+
+def test_who_pauses_in_a_transaction_does_not_keep_its_locks(server, restarted_store, monkeypatch):
+    submit(restarted_store, "a")
+    monkeypatch.setattr(session, "_IDLE_MILLISECONDS", 200)
+    with Store(restarted_store.engine.url.render_as_string(hide_password=False)) as gone:
+
+        def pause():
+            with gone.writing() as connection:
+                connection.execute(sa.text("UPDATE videos SET size_bytes = 7"))
+                time.sleep(1.0)
+                restarted_store.observe("a", "2", 2)
+                connection.execute(sa.text("SELECT 1"))
+
+        with pytest.raises(DatabaseUnreachable):
+            pause()
+        assert gone.video("a").size_bytes == 2

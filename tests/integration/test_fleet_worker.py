@@ -12,12 +12,14 @@ from pathlib import Path
 
 import pytest
 
+import worker.finish
 import worker.fleet
-from db.errors import DatabaseUnreachable, DecoderCrashed, PipelineMismatch
+from db.errors import DatabaseFull, DatabaseUnreachable, DecoderCrashed, PipelineMismatch
 from db.identity import Source
 from db.rows import Job
 from db.store import Store
 from models.fusion import Fusion
+from tests.fleet import change
 from worker.finish import register
 from worker.fleet import FleetOptions, FleetWorker
 from worker.pipeline import Pipeline
@@ -400,3 +402,159 @@ def test_several_jobs_at_once_share_one_copy_of_each_model(store, media):
         assert len(fleet._models._recognizers) == 1
         work_off(store, fleet)
     assert all(store.timeline(clip.uri) for clip in clips)
+
+
+def test_a_full_disk_of_the_database_is_waited_for(store, media, monkeypatch):
+    store.submit(named(store), sources(media / "single_face.mp4"))
+    real, full = store.checkpoint, threading.Event()
+    full.set()
+
+    def checkpoint(*arguments):
+        if full.is_set():
+            raise DatabaseFull("planted")
+        return real(*arguments)
+
+    monkeypatch.setattr(store, "checkpoint", checkpoint)
+    with fleet_worker(store, lease_seconds=1.0) as fleet:
+        fleet.run("plan", "1")
+        fleet.run("annotate_span", "1/0")
+        assert rows(store, "SELECT error_code FROM annotations") == [(None,)]
+        assert rows(store, "SELECT error_code FROM spans WHERE span_index = 0") == [(None,)]
+        full.clear()
+        work_off(store, fleet)
+    assert store.timeline(str(media / "single_face.mp4"))
+
+
+def test_a_planner_that_stood_still_does_not_bring_an_old_version_back(store, media, tmp_path, monkeypatch):
+    clip = tmp_path / "clip.mp4"
+    shutil.copy2(media / "single_face.mp4", clip)
+    store.submit(named(store), sources(clip))
+    real, slept = Reader.probe, []
+
+    def probe(self, descriptor, name):
+        found = real(self, descriptor, name)
+        if not slept:
+            slept.append(1)  # this process stands still past its lease; meanwhile:
+            change(store, "UPDATE annotations SET lease_until = 0")
+            shutil.copy2(media / "park.mp4", tmp_path / "new")
+            (tmp_path / "new").replace(clip)
+            with fleet_worker(store) as another:
+                work_off(store, another)
+            assert store.video(str(clip)).version == sources(clip)[0].version
+            assert store.timeline(str(clip))
+        return found
+
+    monkeypatch.setattr(Reader, "probe", probe)
+    with fleet_worker(store) as fleet:
+        fleet.run("plan", "1")
+    assert store.video(str(clip)).version == sources(clip)[0].version
+    assert store.timeline(str(clip))
+
+
+def test_a_version_that_is_no_longer_asked_for_is_dropped_until_it_is_asked_for_again(store, media, tmp_path):
+    clip, old, new = (tmp_path / name for name in ("clip.mp4", "old.mp4", "new.mp4"))
+    shutil.copy2(media / "single_face.mp4", old)
+    shutil.copy2(media / "park.mp4", new)
+    pipeline_id = named(store)
+    shutil.copy2(old, clip)
+    (first,) = sources(clip)
+    store.submit(pipeline_id, [first])
+    shutil.copy2(new, clip)
+    (second,) = sources(clip)
+    store.submit(pipeline_id, [second])
+    with fleet_worker(store) as fleet:
+        fleet.run("plan", "2")
+        shutil.copy2(old, clip)  # put back, while the rows say that the other one is the latest
+        before = store.video(str(clip))
+        fleet.run("plan", "1")
+        assert store.video(str(clip)) == before
+        assert (store.annotation(1).status, store.annotation(1).error_code) == ("failed", "changed_while_reading")
+        assert rows(store, "SELECT * FROM failures") == []
+        store.submit(pipeline_id, sources(clip))
+        work_off(store, fleet)
+    assert store.video(str(clip)).version == first.version
+    assert (store.annotation(1).status, store.annotation(2).status) == ("done", "failed")
+    assert store.video(str(clip)).current_annotation_id == 1
+
+
+def test_what_is_cancelled_while_it_is_fused_anew_stays_cancelled(store, media, monkeypatch):
+    clip = sources(media / "single_face.mp4")
+    store.submit(named(store), clip)
+    with fleet_worker(store) as fleet:
+        work_off(store, fleet)
+        store.submit(named(store, replace(RECIPE, fusion=Fusion("average")), "other"), clip)
+        real = store.scores
+
+        def scores(annotation_id):
+            assert store.cancel() == 1
+            return real(annotation_id)
+
+        monkeypatch.setattr(store, "scores", scores)
+        fleet.run("plan", "2")
+    annotation = store.annotation(2)
+    assert (annotation.status, annotation.error_code) == ("failed", "cancelled")
+    assert rows(store, "SELECT COUNT(*) FROM segments WHERE annotation_id = 2") == [(0,)]
+    assert store.video(clip[0].uri).current_annotation_id == 1
+
+
+def test_a_failure_while_fusing_anew_is_recorded_and_tried_again(store, media, monkeypatch):
+    clip = sources(media / "single_face.mp4")
+    store.submit(named(store), clip)
+    with fleet_worker(store) as fleet:
+        work_off(store, fleet)
+        store.submit(named(store, replace(RECIPE, fusion=Fusion("average")), "other"), clip)
+        with monkeypatch.context() as broken:
+            broken.setattr(worker.finish, "fuse", lambda *_: 1 / 0)
+            fleet.run("plan", "2")
+        query = "SELECT status, lease_owner IS NULL, available_at IS NOT NULL, attempts FROM annotations WHERE id = 2"
+        assert rows(store, query) == [("pending", 1, 1, 1)]
+        assert work_off(store, fleet) == ["plan 2"]
+    assert (store.annotation(2).status, store.annotation(2).source_annotation_id) == ("done", 1)
+
+
+def test_a_video_with_spans_of_its_own_is_not_fused_from_anothers(store, media):
+    clip = sources(media / "single_face.mp4")
+    other = named(store, replace(RECIPE, fusion=Fusion("average")), "other")
+    store.submit(other, clip)
+    with fleet_worker(store) as fleet:
+        fleet.run("plan", "1")
+        store.cancel()
+        store.submit(named(store), clip)
+        work_off(store, fleet)
+        assert store.retry(code="cancelled") == 1
+        assert [job for job in work_off(store, fleet) if "annotate_span" in job]
+    assert (store.annotation(1).status, store.annotation(1).source_annotation_id) == ("done", None)
+
+
+def test_jobs_that_nobody_here_can_do_do_not_hold_up_the_others(store, media, tmp_path):
+    old = named(store, replace(RECIPE, fusion=Fusion("average")), "old")
+    store.submit(old, [Source(str(tmp_path / f"{n}.mp4"), "1", 1, 0.0) for n in range(400)])
+    store.submit(named(store), sources(media / "park.mp4"))
+    with fleet_worker(store, pipelines=("main",)) as fleet:
+        store.beat(fleet._as_row())
+        done = []
+        while not store.timeline(str(media / "park.mp4")) and len(done) < 10:
+            for due in store.take_due(16, resend_seconds=5.0):  # as the feeder does: so many, each tick
+                fleet.run(due.job.kind, due.job.id)
+                done.append(due.job)
+    assert store.timeline(str(media / "park.mp4"))
+    assert {job.annotation_id for job in done} == {401}
+
+
+def test_a_worker_says_what_it_refuses(store, media):
+    pipeline_id = named(store)
+    store.submit(pipeline_id, sources(media / "park.mp4"))
+    store.name_pipeline("main", pipeline_id, replace(RECIPE, fusion=Fusion("average")).options)
+    with fleet_worker(store) as fleet:
+        while not store.workers():  # it shows itself once, and then not for some seconds
+            time.sleep(0.01)
+        assert (fleet._as_row().pipelines, fleet._as_row().refused) == (None, None)
+        fleet.run("plan", "1")
+        assert (fleet._as_row().pipelines, fleet._as_row().refused) == (None, [pipeline_id])
+        store.beat(fleet._as_row())
+        (seen,) = store.workers()
+        assert (seen.pipelines, seen.refused) == (None, [pipeline_id])
+        change(store, "UPDATE annotations SET available_at = NULL")
+        assert store.take_due(10, 0.0) == []
+    with fleet_worker(store, pipelines=("main", "unknown")) as fleet:
+        assert (fleet._as_row().pipelines, fleet._as_row().refused) == ([pipeline_id], None)

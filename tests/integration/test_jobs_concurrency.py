@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from db.errors import DatabaseLocked, LeaseLost
-from db.rows import FINISH, PLAN, SPAN, Job, SpanClaim
+from db.rows import FINISH, PLAN, SPAN, Job, MediaFacts, SpanClaim
 from db.store import Store
 from tests.database import fused_row, planned, segment, window_row
 from tests.fleet import due, pipeline, plan, rows, source, submit, take_span
@@ -88,7 +88,7 @@ class Bed:
         elif fate < 0.2:
             store.give_back(claim)
         elif job.kind == PLAN:
-            store.plan(claim.annotation_id, planned(0, 2, 4), claim)
+            store.plan(claim.annotation_id, planned(0, 2, 4), claim, MediaFacts(has_audio=True))
         elif isinstance(claim, SpanClaim):
             store.checkpoint(claim, [window_row(claim.first_window + index) for index in (0, 1)])
             store.complete_span(claim)

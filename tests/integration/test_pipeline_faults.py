@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import worker.pipeline
-from db.errors import DatabaseLocked, DatabaseUnreachable, DeviceUnavailable, Internal
+from db.errors import DatabaseFull, DatabaseLocked, DatabaseUnreachable, DeviceUnavailable, Internal
 from db.identity import Source
 from db.store import Store
 from worker.batcher import Batcher
@@ -89,9 +89,10 @@ def test_a_lease_is_kept_while_a_model_takes_its_time(store, media, monkeypatch)
     assert set(stolen) == {None}
 
 
-def test_a_database_that_is_gone_ends_the_batch(store, media, monkeypatch):
-    fail_once(monkeypatch, store, "plan", DatabaseUnreachable("planted"))
-    with Pipeline(store, Recipe(), "cpu", children=1) as pipeline, pytest.raises(DatabaseUnreachable):
+@pytest.mark.parametrize("kind", [DatabaseUnreachable, DatabaseFull])
+def test_a_database_that_is_gone_or_full_ends_the_batch(store, media, monkeypatch, kind):
+    fail_once(monkeypatch, store, "plan", kind("planted"))
+    with Pipeline(store, Recipe(), "cpu", children=1) as pipeline, pytest.raises(kind):
         list(pipeline.annotate(sources(*(media / name for name in CLIPS))))
 
 

@@ -31,7 +31,7 @@ def test_class_is_named_after_its_code():
 
 
 def test_docstring_draws_the_whole_tree():
-    assert set(re.findall(r"[*·+] (\w+)", errors.__doc__)) == set(CLASSES) | GROUPS
+    assert set(re.findall(r"[*·+-] (\w+)", errors.__doc__)) == set(CLASSES) | GROUPS
 
 
 @pytest.mark.parametrize("code", FAILURES)

@@ -3,8 +3,8 @@
 import pytest
 
 from db import jobs
-from db.errors import LeaseLost
-from db.rows import FINISH, PLAN, SPAN, DueJob, Job
+from db.errors import ChangedWhileReading, LeaseLost
+from db.rows import FINISH, PLAN, SPAN, DueJob, Job, MediaFacts, Worker
 from tests.database import planned, requested, window_row
 from tests.fleet import (
     ATTEMPTS,
@@ -14,8 +14,10 @@ from tests.fleet import (
     due,
     failed,
     finish,
+    pipeline,
     plan,
     rows,
+    source,
     submit,
     take,
     take_finish,
@@ -181,7 +183,11 @@ def test_choosing_reads_only_what_is_next(store):
 
 
 def _choosing(store):
-    queries = (jobs._plans(1.0, "", 9), jobs._spans(1.0, "", 9), jobs._finishes(1.0, 9))
+    queries = [
+        query
+        for key in (None, 7)
+        for query in (jobs._plans(1.0, "", 9, key), jobs._spans(1.0, "", 9, key), jobs._finishes(1.0, 9, key))
+    ]
     return [str(query.compile(store.engine, compile_kwargs={"literal_binds": True})) for query in queries]
 
 
@@ -344,6 +350,7 @@ def test_limits_may_come_and_go_at_any_time(store):
 
 def test_what_failed_while_a_limit_came_keeps_to_it(store):
     (annotation_id,) = submit(store, "/nas/a")
+    store.name_pipeline("main", pipeline(store), {})  # so that workers can build it
     store.cancel()
     local = requested(store, "/nas/local")
     store.limit_source("/nas/", 0)
@@ -481,6 +488,63 @@ def test_given_back_for_later(store):
     assert len(due(store)) == 2
 
 
+# --- pipelines that nobody does
+
+
+def submitted(store, digest, *uris, named=True):
+    pipeline_id = store.register_pipeline(digest, digest, "compact", {"window_seconds": 2.0})
+    if named:
+        store.name_pipeline(digest, pipeline_id, {})
+    store.submit(pipeline_id, [source(uri) for uri in uris])
+    return pipeline_id
+
+
+def beat(store, name="w", **changes):
+    store.beat(Worker(**{"name": name, "kind": "worker", "host": "h", "pid": 1, "version": "1", "slots": 2} | changes))
+
+
+def test_only_jobs_that_a_worker_does_are_chosen(store):
+    one = submitted(store, "one", *(f"a{n}" for n in range(20)))
+    submitted(store, "two", "b")
+    beat(store, "s", kind="scheduler", slots=0, pipelines=[99])
+    assert due(store, 1) == ["plan 1"]  # with no worker there, any job will do
+    beat(store, refused=[one])
+    assert due(store, 16) == ["plan 21"]
+    plan(store, 2)
+    plan(store, 3)
+    do_span(store, 3)
+    assert due(store, 16) == []  # its spans and its finish are not theirs either
+    beat(store, "other", pipelines=[one])
+    assert due(store, 3) == ["finish 3", "annotate_span 2/0", "plan 4"]
+    sent_long_ago(store)
+    beat(store, "other", pipelines=[one], refused=[one])
+    assert due(store, 16) == ["plan 21"]
+    beat(store, "third")  # does all, refuses none
+    assert due(store, 3) == ["finish 3", "plan 1", "annotate_span 2/0"]
+
+
+@pytest.mark.parametrize("gone", [{"slots": 0}, None], ids=["draining", "silent"])
+def test_a_worker_that_goes_does_nothing_more(store, gone):
+    one = submitted(store, "one", "a")
+    two = submitted(store, "two", "b")
+    beat(store, "first", pipelines=[one], **(gone or {}))
+    if gone is None:
+        change(store, "UPDATE workers SET seen_at = seen_at - 61")
+    assert len(due(store)) == 2
+    sent_long_ago(store)
+    beat(store, "second", pipelines=[two])
+    assert due(store) == ["plan 2"]
+
+
+def test_jobs_of_several_pipelines_keep_their_turn(store):
+    first, second, third = (submitted(store, name, *(f"{name}{n}" for n in range(3))) for name in ("x", "y", "z"))
+    for position, key in enumerate((9, 4, 1, 7, 3)):
+        change(store, f"UPDATE annotations SET queue_key = {position} WHERE id = {key}")
+    beat(store, refused=[third])
+    beat(store, "named", pipelines=[second], refused=[first])
+    assert due(store, 3) == ["plan 4", "plan 1", "plan 3"]
+
+
 # --- what comes to nothing
 
 
@@ -542,20 +606,23 @@ def test_what_was_stored_can_be_thrown_away(store):
     do_all(store, annotation_id)
 
 
-def test_thrown_away_and_tried_again_is_planned_again_but_not_for_ever(store):
+def test_nothing_is_thrown_away_before_it_is_given_up(store):
     (annotation_id,) = submit(store, "a")
+    plan(store, annotation_id, 0, 2)
+    do_span(store, annotation_id, 0)
     for attempt in range(1, ATTEMPTS + 1):
-        plan(store, annotation_id)
-        became = failed(store, take_span(store, annotation_id), discard=True)
+        assert len(store.windows(annotation_id)) == 2
+        became = failed(store, take_span(store, annotation_id, 1), discard=True)
         assert became == ("again" if attempt < ATTEMPTS else "failed")
-        assert due(store) == ([f"plan {annotation_id}"] if attempt < ATTEMPTS else [])
+    assert (store.spans(annotation_id), store.windows(annotation_id)) == ([], [])
 
 
 def test_who_held_a_span_that_was_thrown_away_does_not_hold_the_new_one(store):
     (annotation_id,) = submit(store, "a")
     plan(store, annotation_id, 0, 2)
     stale = take_span(store, annotation_id, 0, "stale")
-    assert failed(store, take_span(store, annotation_id, 1), discard=True) == "again"
+    assert failed(store, take_span(store, annotation_id, 1), permanent=True, discard=True) == "failed"
+    assert store.retry() == 1
     plan(store, annotation_id, 0, 2)
     new = take_span(store, annotation_id, 0, "stale")  # even the same worker, in another thread
     with pytest.raises(LeaseLost):
@@ -564,6 +631,35 @@ def test_who_held_a_span_that_was_thrown_away_does_not_hold_the_new_one(store):
 
 
 # --- what is stale writes nothing
+
+
+def test_facts_are_stored_with_the_plan_under_its_claim(store):
+    (annotation_id,) = submit(store, "a")
+    stale = take_plan(store, annotation_id, "stale")
+    expire(store)
+    current = take_plan(store, annotation_id, "current")
+    with pytest.raises(LeaseLost):
+        store.plan(annotation_id, planned(0), stale, MediaFacts(width=1))
+    assert store.video("a").width is None
+    store.plan(annotation_id, planned(0), current, MediaFacts(width=640, has_audio=False))
+    video = store.video("a")
+    assert (video.version, video.width, video.has_audio, video.height) == ("1", 640, False, None)
+    (again,) = submit(store, "b")
+    store.observe("b", "1", 1000, MediaFacts(height=480))
+    store.plan(again, planned(0), take_plan(store, again), MediaFacts(width=640))
+    assert (store.video("b").width, store.video("b").height) == (640, 480)  # facts are added, none taken away
+
+
+def test_facts_of_an_old_version_are_not_stored_and_nothing_is_planned(store):
+    (old,) = submit(store, "a")
+    claim = take_plan(store, old)
+    (new,) = submit(store, "a", version="2")
+    plan(store, new)
+    before = everything(store), store.video("a")
+    with pytest.raises(ChangedWhileReading):
+        store.plan(old, planned(0), claim, MediaFacts(width=640))
+    assert (everything(store), store.video("a")) == before
+    assert failed(store, claim, permanent=True) == "failed"
 
 
 def test_a_stale_plan_changes_nothing(store):

@@ -1,5 +1,7 @@
 """The store's rules: impossible rows, leases, what is current, what finishing does, and what the views say."""
 
+import re
+import sqlite3
 import time
 from datetime import UTC, datetime, timedelta, timezone
 
@@ -7,8 +9,9 @@ import pytest
 import sqlalchemy as sa
 
 from db import tables
-from db.errors import DatabaseError, Internal, LeaseLost
+from db.errors import DatabaseError, DatabaseFull, DatabaseLocked, DatabaseUnreachable, Internal, LeaseLost
 from db.rows import MediaFacts, PlannedSpan
+from db.session import _translated
 from db.statements import insert_rows
 from db.store import Store
 from db.tables import FUSED_COLUMNS, WINDOW_COLUMNS
@@ -317,12 +320,12 @@ def test_a_stale_claim_writes_nothing(store):
     assert (mine.epoch, mine.attempts, mine.windows_done) == (2, 2, 1)
     for write in (
         lambda: store.checkpoint(stale, [window_row(0, audio=scores(sad=1.0)), window_row(1)]),
-        lambda: store.renew(stale, 60.0),
         lambda: store.complete_span(stale, 2.0),
     ):
         with pytest.raises(LeaseLost, match="slow"):
             write()
-    store.release(stale)
+    assert store.renew_all([stale, mine], 60.0) == [stale]
+    store.give_back(stale)
     assert store.windows(annotation_id) == [window_row(0)]
     assert [(span.status, span.lease_owner, span.epoch) for span in store.spans(annotation_id)] == [
         ("running", "quick", 2)
@@ -333,7 +336,7 @@ def test_a_live_lease_is_respected_and_a_dead_owners_is_not(store):
     annotation_id = requested(store)
     store.plan(annotation_id, planned(0))
     claim = claimed(store, annotation_id, "first", lease_seconds=-1.0)
-    store.renew(claim, 60.0)
+    assert store.renew_all([claim], 60.0) == []
     assert store.claim(annotation_id, "second", 60.0) is None
     assert store.claim(annotation_id, "second", 60.0, dead_owners=["third"]) is None
     assert claimed(store, annotation_id, "second", dead_owners=["first"]).epoch == 2
@@ -350,7 +353,7 @@ def test_leases_end_by_the_databases_clock(store):
 def test_a_span_given_back_is_not_counted(store):
     annotation_id = requested(store)
     store.plan(annotation_id, planned(0))
-    store.release(claimed(store, annotation_id))
+    store.give_back(claimed(store, annotation_id))
     assert store.lease_owners(annotation_id) == set()
     again = claimed(store, annotation_id)
     assert (again.attempts, again.epoch) == (1, 2)
@@ -560,7 +563,7 @@ def test_fusing_anew_takes_over_what_nobody_holds(store):
     pipeline_id = store.register_pipeline("d2", "windows", "compact", {})
     video_id = store.video("a.mp4").id
     assert store.request(video_id, "1", pipeline_id, first).source_annotation_id is None
-    store.release(claim)
+    store.give_back(claim)
     assert store.request(video_id, "1", pipeline_id, first).source_annotation_id == first
     assert store.spans(other) == []
     assert store.plan(other, planned(0)) == []  # somebody who was about to make the windows himself
@@ -638,3 +641,60 @@ def test_fusing_anew_shares_the_windows(store):
     assert query(store, fused) == [(2,)]
     assert store.finished("d1", {"a.mp4": "1"}) == {"a.mp4"}  # asked for again
     assert query(store, "SELECT DISTINCT emotion FROM timeline") == [("happy",)]
+
+
+# --- what SQLite's errors mean
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        (sqlite3.SQLITE_FULL, DatabaseFull),
+        (sqlite3.SQLITE_IOERR, DatabaseUnreachable),
+        (sqlite3.SQLITE_IOERR | 10 << 8, DatabaseUnreachable),  # of reading or writing, say
+        (sqlite3.SQLITE_READONLY, DatabaseUnreachable),
+        (sqlite3.SQLITE_CORRUPT, DatabaseUnreachable),
+        (sqlite3.SQLITE_PERM, DatabaseUnreachable),
+        (sqlite3.SQLITE_NOTADB, DatabaseError),
+        (sqlite3.SQLITE_BUSY, DatabaseLocked),
+    ],
+)
+def test_what_sqlites_refusals_mean(code, kind):
+    cause = sqlite3.OperationalError("the reason")
+    cause.sqlite_errorcode = code
+    translated = _translated(sa.exc.OperationalError("SELECT 1", {}, cause), "db")
+    assert type(translated) is kind
+    assert "db" in str(translated)
+
+
+def test_a_full_disk_a_closed_file_and_a_broken_rule(tmp_path):
+    with Store(str(tmp_path / "t.db")) as store:
+        annotation_id = requested(store)
+        store.plan(annotation_id, planned(0))
+        claim = claimed(store, annotation_id)
+        with store.reading() as connection:
+            pages = connection.exec_driver_sql("PRAGMA page_count").scalar()
+        plain = {"PRAGMA max_page_count": 2**30, "PRAGMA query_only": 0}
+        settings = dict(plain)
+
+        @sa.event.listens_for(store.engine, "begin")
+        def begin(connection):
+            for name, value in settings.items():
+                connection.exec_driver_sql(f"{name} = {value}")
+
+        many = [window_row(index) for index in range(1000)]
+        for changes, kind in (
+            ({"PRAGMA max_page_count": pages}, DatabaseFull),
+            ({"PRAGMA query_only": 1}, DatabaseUnreachable),
+        ):
+            settings |= changes
+            with pytest.raises(DatabaseError, match=re.escape(store.name)) as caught:
+                store.checkpoint(claim, many)
+            assert type(caught.value) is kind
+            settings |= plain
+            store.engine.dispose()  # a connection that may only read could not even begin
+        with pytest.raises(DatabaseError) as caught:
+            store.checkpoint(claim, [window_row(0, face_count=-1)])
+        assert type(caught.value) is DatabaseError
+        store.checkpoint(claim, many)
+        assert len(store.windows(annotation_id)) == 1000

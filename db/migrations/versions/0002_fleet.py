@@ -40,9 +40,12 @@ _COLUMNS = {
     ),
 }
 _INDEXES = (
-    ("to_plan", "annotations", ["limited_by", "queue_key"], "queue_key IS NOT NULL AND status = 'pending'"),
     (
-        *("to_annotate", "annotations", ["limited_by", "queue_key"]),
+        *("to_plan", "annotations", ["limited_by", "queue_key", "pipeline_id"]),
+        "queue_key IS NOT NULL AND status = 'pending'",
+    ),
+    (
+        *("to_annotate", "annotations", ["limited_by", "queue_key", "pipeline_id"]),
         "queue_key IS NOT NULL AND status IN ('planned', 'running') AND spans_done_at IS NULL",
     ),
     (
@@ -98,6 +101,8 @@ _COMMENTS = {
         "spans_done": "since it started",
         "seconds_done": "of video, since it started",
         "state": "what it says of itself, for people",
+        "pipelines": "ids of those that it works on; NULL: all but those that it refuses",
+        "refused": "ids of those that it cannot compute; NULL: none",
     },
 }
 
@@ -156,6 +161,7 @@ def upgrade() -> None:
         ),
         sa.Column("seconds_done", sa.Double, server_default="0", nullable=False),
         sa.Column("state", sa.Text, nullable=False),
+        *(sa.Column(name, sa.JSON) for name in ("pipelines", "refused")),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_workers")),
         sa.CheckConstraint("kind IN ('worker', 'scheduler')", name=op.f("ck_workers_kind_known")),
         *(_at_least_0("workers", name) for name in ("slots", "running", "spans_done", "seconds_done")),
