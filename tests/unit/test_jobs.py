@@ -1,5 +1,7 @@
 """The fleet's queue: whose turn it is, who gets it, and what becomes of what fails, is lost, stale or cancelled."""
 
+import time
+
 import pytest
 
 from db import jobs
@@ -854,3 +856,27 @@ def test_a_job_and_its_message(job):
 def test_messages_that_mean_no_job(kind, text):
     with pytest.raises(ValueError, match=r".+"):
         Job.of(kind, text)
+
+
+def test_neighbours_of_what_kills_its_worker_are_not_quarantined_with_it(store):
+    """One process with four slots; one video kills it at once, the others take a while."""
+    ids = submit(store, *(f"{n}.mp4" for n in range(8)))
+    for annotation_id in ids:
+        plan(store, annotation_id)
+    killer = ids[0]
+    for _ in range(400):
+        change(store, "UPDATE spans SET lease_until = lease_until - 5 WHERE status = 'running'")  # five seconds go by
+        jobs = [item.job for item in store.take_due(4, 0.0)]
+        claims = [claim for job in jobs if job.kind == SPAN and (claim := store.claim_span(job, "worker", 60.0, 5))]
+        if any(claim.annotation_id == killer for claim in claims):
+            change(store, "UPDATE spans SET lease_until = 0 WHERE status = 'running' AND lease_until > 0")
+            change(store, f"UPDATE spans SET lease_until = {time.time()} WHERE lease_until = 0")  # it died
+            continue
+        for claim in claims:
+            store.checkpoint(claim, [window_row(0), window_row(1)])
+            store.complete_span(claim, 3.0)
+            finish(store, claim.annotation_id)
+        if "failed" in store.status().annotations:
+            break
+    failed_ones = rows(store, "SELECT id, error_code FROM annotations WHERE status = 'failed'")
+    assert failed_ones == [(killer, "worker_died")]
