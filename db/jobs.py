@@ -303,7 +303,7 @@ def _free(table: sa.Table, now: float) -> tuple[sa.ColumnElement[bool], ...]:
     )
 
 
-def _apart(table: sa.Table) -> sa.ColumnElement[float]:
+def _apart(table: sa.Table) -> sa.ColumnElement[Any]:
     """For how long after its lease a job is left alone whose workers keep falling silent, seconds.
 
     What kills a worker takes along whatever else is under way there. Were all of that handed out again together, it

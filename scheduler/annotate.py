@@ -108,7 +108,7 @@ def recipe_of(options: AnnotateOptions) -> Any:
             _whole_ms("--span", options.span_seconds),
         )
         label_map = Path(options.label_map) if options.label_map else None
-        preset = preset_of(options.preset, options.audio_model, options.video_model, label_map)
+        preset = preset_of(options.preset, _absolute(options.audio_model), _absolute(options.video_model), label_map)
         fusion = replace(preset.fusion, rule=options.fusion_rule) if options.fusion_rule else preset.fusion
         recipe = Recipe(preset, plan, fusion)
         recipe.config  # noqa: B018 - missing weights show themselves here, before any file is opened
@@ -117,6 +117,11 @@ def recipe_of(options: AnnotateOptions) -> Any:
         raise BadOption(str(error)) from error
     except ModelError as error:
         raise WeightsMissing(str(error)) from error
+
+
+def _absolute(ref: str | None) -> str | None:
+    """A checkpoint's folder by its whole path, since workers may look for it from elsewhere; a hub's id as it is."""
+    return os.path.abspath(ref) if ref is not None and os.path.isdir(ref) else ref
 
 
 def _whole_ms(option: str, seconds: float) -> int:

@@ -57,7 +57,8 @@ def retry_failed(db_url: str, names: Sequence[str], code: str | None, *, every: 
         )
     with open_existing(db_url) as store:
         n = store.retry([_uri(name) for name in names], code)
-        Console().print(Text(f"{n} put back into the queue; spans that were done stay done"), soft_wrap=True)
+        said = f"{n} put back into the queue; spans that were done stay done" if n else "nothing of that has failed"
+        Console().print(Text(said), soft_wrap=True)
         if n:
             warn_if_nobody_feeds(store)
 
@@ -73,7 +74,9 @@ def cancel_waiting(db_url: str, names: Sequence[str], *, every: bool) -> None:
         raise BadOption("name the videos, or give --all")
     with open_existing(db_url) as store:
         n = store.cancel([_uri(name) for name in names])
-    said = f"{n} cancelled" + ("; workers let go of them with their next heartbeat" if n else "")
+    said = (
+        f"{n} cancelled; workers let go of them with their next heartbeat" if n else "nothing of that is in the queue"
+    )
     Console().print(Text(said), soft_wrap=True)
 
 

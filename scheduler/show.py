@@ -1,6 +1,7 @@
 """The commands `timeline` and `status`: what is in the database, for people and as JSON."""
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 
 from rich.console import Console, Group, RenderableType
@@ -8,7 +9,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from db.errors import FAILURES, DatabaseUnreachable, PathMissing
+from db.errors import FAILURES, DatabaseLocked, DatabaseUnreachable, PathMissing
 from db.identity import printable, uri_of
 from db.rows import FleetStatus, Status, Video
 from db.store import Store
@@ -82,13 +83,21 @@ def watch_status(db_url: str) -> None:
     with open_existing(db_url) as store:
         if not console.is_terminal:
             while True:
-                console.print(Text(fleet_line(store.fleet())), soft_wrap=True)
+                console.print(_asked(lambda: Text(fleet_line(store.fleet()))), soft_wrap=True)
                 time.sleep(LINE_SECONDS)
         with Live(console=console, auto_refresh=False, screen=True, vertical_overflow="crop") as live:
             while True:
                 began = time.monotonic()
-                live.update(_status(store.status(), store.fleet()), refresh=True)
+                live.update(_asked(lambda: _status(store.status(), store.fleet())), refresh=True)
                 time.sleep(max(LIVE_SECONDS, 4 * (time.monotonic() - began)))  # counting a million rows is no trifle
+
+
+def _asked(question: Callable[[], RenderableType]) -> RenderableType:
+    """What the database answers, or that it does not: it may only be starting anew."""
+    try:
+        return question()
+    except (DatabaseUnreachable, DatabaseLocked) as error:
+        return Text(f"{error} Asked again in a moment.", style="yellow")
 
 
 def _status(status: Status, fleet: FleetStatus) -> Group:

@@ -71,7 +71,9 @@ def _wait(store: Store, pipeline: Pipeline, awaited: dict[str, Source], *, quiet
                 counts[annotation.status] += 1
                 progress.finish(awaited.pop(uri))
                 if annotation.status == "failed":
-                    complain(progress.console, annotation.error_code or "", annotation.error_message or uri)
+                    message = annotation.error_message or ""
+                    said = message if uri in message else f"{uri}: {message}"
+                    complain(progress.console, annotation.error_code or "", said)
             if awaited:
                 time.sleep(max(POLL_SECONDS, 10 * (time.monotonic() - began)))
     return counts

@@ -222,6 +222,8 @@ class FleetWorker:
             EquipmentError: one that was named, or every one there is, cannot be computed.
         """
         known = self._store.named_pipelines()
+        if not known:
+            _log.warning("no pipeline is registered yet: there is nothing to do before `moodreel pipelines add NAME`")
         for name in self._options.pipelines:
             self._models.recognizers(self._store.pipeline_named(name))
         refused = []
