@@ -29,8 +29,9 @@ demo: .venv/installed
 
 install: .venv/installed
 
+# Two at a time, each file by one process: most tests wait for servers and processes of their own.
 test: .venv/tests-installed lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadscope
 
 lint: .venv/tests-installed
 	$(BIN)/ruff check .

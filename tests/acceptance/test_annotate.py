@@ -16,6 +16,7 @@ import av
 import pytest
 import sqlalchemy as sa
 
+from db.session import REVISIONS
 from worker.windows import WindowPlan
 
 MOODREEL = Path(sys.executable).with_name("moodreel")
@@ -534,7 +535,7 @@ def test_migrate_makes_the_tables_and_may_be_run_again(on, tmp_path):
     for _ in range(2):
         ran = moodreel("migrate", cwd=tmp_path)
         assert ran.returncode == 0, ran.stderr
-        assert "has schema 0001" in ran.stdout
+        assert f"has schema {REVISIONS[-1]}" in ran.stdout
     assert rows(tmp_path / "moodreel.db", "SELECT * FROM timeline") == []
 
 
