@@ -205,6 +205,7 @@ def _simulate(settings: Settings, meter: Meter) -> None:
     rows = timeline(round(VIDEO_SECONDS))
     replaced: dict[str, Any] = {
         "latest": lambda source: source,
+        "require_place": lambda uri: None,
         "opened": lambda source: nullcontext(-1),
         "ReaderPool": partial(_Readers, settings.span_seconds, meter),
         "SpanRun": partial(_Run, rows),

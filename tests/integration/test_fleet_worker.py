@@ -131,7 +131,7 @@ def test_a_worker_that_never_returns_costs_as_many_attempts_as_allowed(store, me
     store.submit(named(store), sources(media / "park.mp4"))
     job = Job("plan", 1)
     for _ in range(OPTIONS.max_attempts):
-        assert store.claim_step(job, "dead", lease_seconds=-1.0, max_claims=OPTIONS.max_attempts)
+        assert store.claim_step(job, "dead", lease_seconds=-1000.0, max_claims=OPTIONS.max_attempts)
     with fleet_worker(store) as fleet:
         work_off(store, fleet)
     assert rows(store, "SELECT code FROM failures") == [("worker_died",)]
