@@ -10,9 +10,10 @@ The models of the folds are trained here, by a recipe for each side (`models.tra
 
 import argparse
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,8 @@ SNRS_DB = (20.0, 10.0, 0.0)
 CUTOFF_HZ = 5500.0  # above it CREMA-D has nothing
 # Standard deviation of the noise that weakens a face: on the given log-probabilities; on the crops' grey levels.
 WEAKENED = {"ravdess": 2.0, "javanese": 60.0}
+FEW = 2  # speakers of each fold of CREMA-D who are judged in noise
+NO_ROWS: FloatArray = np.zeros((0, N_EMOTIONS), np.float32)
 
 
 @dataclass(frozen=True)
@@ -74,16 +77,32 @@ class Side:
 
 @dataclass(frozen=True)
 class Corpus:
-    """A protocol with its clips: their labels and folds, (n,) each."""
+    """A protocol with the clips that it tests.
+
+    Attributes:
+        recordings, numbers: the clips, and which of them.
+        truth, folds: (n,) each, their labels and who tests them.
+    """
 
     protocol: Protocol
+    recordings: Recordings
+    numbers: Sequence[int]
     truth: IntArray
     folds: IntArray
 
     @classmethod
-    def of(cls, protocol: Protocol, clips: Sequence[Clip]) -> "Corpus":
+    def of(cls, protocol: Protocol, recordings: Recordings, speakers: Collection[str] = ()) -> "Corpus":
+        """All its clips among the recordings, or those of some speakers."""
+        wanted = speakers or frozenset().union(*protocol.folds)
+        numbers = [k for k, clip in enumerate(recordings.clips) if clip.speaker in wanted]
+        clips = [recordings.clips[k] for k in numbers]
         truth = np.array([EMOTIONS.index(clip.emotion) for clip in clips])
-        return cls(protocol, truth, np.array([protocol.fold_of(clip.speaker) for clip in clips]))
+        return cls(protocol, recordings, numbers, truth, np.array([protocol.fold_of(clip.speaker) for clip in clips]))
+
+    @property
+    def speakers(self) -> list[str]:
+        """(n,) who is heard or seen."""
+        return [self.recordings.clips[k].speaker for k in self.numbers]
 
     def clip_rows(self, rows: Rows) -> FloatArray:
         """(n, 8): each clip's row."""
@@ -107,22 +126,22 @@ class Evaluation:
     """All protocols on one folder of data.
 
     Args:
-        data: the folder; cache: where what took long is kept.
+        data: the folder; kept: where what took long is kept.
         voice, face: how the models of the folds are made.
     """
 
-    def __init__(self, data: Path, cache: Cache, voice: VoiceRecipe, face: FaceRecipe) -> None:
-        self._data, self._cache, self._voice, self._face = data, cache, voice, face
+    def __init__(self, data: Path, kept: Cache, voice: VoiceRecipe, face: FaceRecipe) -> None:
+        self._data, self._cache, self._voice, self._face = data, kept, voice, face
         ravdess, crema_d = self._clips("ravdess-audio", ravdess_clip), self._clips("crema-d-audio", crema_d_clip)
-        self._english = Recordings(ravdess + crema_d, cache)
-        self._numbers = {"ravdess": range(len(ravdess)), "crema-d": range(len(ravdess), len(ravdess) + len(crema_d))}
-        self._javanese = Recordings(self._clips("javanese-audio", javanese_clip), cache)
-        self._videos = Recordings(self._clips("javanese-video", javanese_clip), cache)
-        self._corpora = {
-            "ravdess": Corpus.of(RAVDESS, ravdess),
-            "crema-d": Corpus.of(CREMA_D, crema_d),
-            "javanese": Corpus.of(JAVANESE, self._videos.clips),
-        }
+        self._english = Recordings(ravdess + crema_d, kept)
+        self._javanese = Recordings(self._clips("javanese-audio", javanese_clip), kept)
+        self._videos = Recordings(self._clips("javanese-video", javanese_clip), kept)
+        self._videos_seen = cache(partial(seen.of_videos, self._videos))  # of how much noise
+        english = {protocol.name: Corpus.of(protocol, self._english) for protocol in (RAVDESS, CREMA_D)}
+        self._corpora = {**english, "javanese": Corpus.of(JAVANESE, self._videos)}
+        few = [speaker for fold in CREMA_D.folds for speaker in sorted(fold)[:FEW]]
+        fewer = Recordings([clip for clip in crema_d if clip.speaker in few], kept)
+        self._noisy = {**self._corpora, "crema-d": Corpus.of(CREMA_D, fewer)}
 
     def _clips(self, name: str, read_name: Callable[[Path], Clip]) -> list[Clip]:
         return clips_in(unpacked(self._data, name, self._cache.folder), read_name)
@@ -130,13 +149,15 @@ class Evaluation:
     def run(self) -> dict[str, Any]:
         """Everything; the keys of accuracy.json."""
         for recordings, what in (
-            (self._videos, "javanese-video"), (self._javanese, "javanese-audio"), (self._english, "ravdess, crema-d")
-        ):  # fmt: skip
+            (self._english, "RAVDESS, CREMA-D"),
+            (self._javanese, "Javanese sound"),
+            (self._videos, "Javanese videos"),
+        ):
             recordings.read(what)
         found: dict[str, Any] = {"measured": self._measured(), "fer2013": {"face": self._fer2013()}}
-        voices = self._voices(AS_RECORDED)
+        voices = {name: self._voice_of(corpus) for name, corpus in self._corpora.items()}
         found |= {name: {"audio": self._corpora[name].figures(side.rows)} for name, side in voices.items()}
-        faces = self._faces()
+        faces = {name: self._face_of(name) for name in WEAKENED}
         for name, side in faces.items():
             both = fused(voices[name].rows, side.rows, [COMPACT.fusion] * len(side.rows))
             found[name]["face"] = self._corpora[name].figures(side.rows)
@@ -144,19 +165,21 @@ class Evaluation:
         found["javanese"]["shipped"] = self._shipped()
         found["cross-corpus"] = self._cross_corpus()
         found["low-pass"] = self._low_pass(voices["ravdess"])
-        noise = {snr_db: self._voices(noisy(snr_db)) for snr_db in SNRS_DB}
-        found["noise"] = {
-            name: {f"{snr_db:g}": self._brief(name, sides[name].rows) for snr_db, sides in noise.items()}
-            for name in self._corpora
+        noise = {
+            name: {take.name: self._voice_of(corpus, take) for take in (AS_RECORDED, *map(noisy, SNRS_DB))}
+            for name, corpus in self._noisy.items()
         }
-        weak = self._faces(WEAKENED)
+        found["noise"] = {
+            name: {take: self._brief(self._noisy[name], side.rows) for take, side in takes.items()}
+            for name, takes in noise.items()
+        }
         found["fusion"] = {
             name: {
-                "as recorded": self._rules(name, voices[name], faces[name]),
-                **{f"voice with noise at {s:g} dB": self._rules(name, noise[s][name], faces[name]) for s in SNRS_DB},
-                "face weakened": self._rules(name, voices[name], weak[name]),
+                **{f"voice {take}": self._rules(name, side, faces[name]) for take, side in noise[name].items()},
+                "weaker face model": self._rules(name, voices[name], self._face_of(name, level, level)),
+                "face disturbed": self._rules(name, voices[name], self._face_of(name, 0.0, level)),
             }
-            for name in faces
+            for name, level in WEAKENED.items()
         }
         return dict(rounded(found))
 
@@ -171,70 +194,53 @@ class Evaluation:
             "weakened_face": WEAKENED,
         }
 
-    def _brief(self, name: str, rows: Rows) -> dict[str, float]:
-        found = self._corpora[name].figures(rows)
-        return {key: found[key] for key in ("wa", "uar", "ece", "answered")}
+    @staticmethod
+    def _brief(corpus: Corpus, rows: Rows) -> dict[str, float]:
+        found = corpus.figures(rows)
+        return {key: found[key] for key in ("wa", "uar", "ece", "answered", "clips")}
 
-    # --- the voice
+    def _voice_of(self, corpus: Corpus, take: Take = AS_RECORDED) -> Side:
+        """Clips judged by models that never heard their speakers.
 
-    def _voices(self, take: Take, names: Sequence[str] = ("ravdess", "crema-d", "javanese")) -> dict[str, Side]:
-        """Corpora, their clips judged by models that never heard the speakers."""
-        english, speakers = self._english, [clip.speaker for clip in self._english.clips]
-        wanted = [k for name in names for k in self._numbers.get(name, ())]
-        rows: dict[int, FloatArray] = {}
+        Those of RAVDESS and CREMA-D are of both together; those for the Javanese videos are of the sound clips.
+        """
+        of_videos = corpus.protocol is JAVANESE
+        trained_on, folds = (self._javanese, JAVANESE.folds) if of_videos else (self._english, joint_folds())
+        everybody, tested = (np.array(names) for names in ([c.speaker for c in trained_on.clips], corpus.speakers))
+        rows: Rows = [NO_ROWS] * len(tested)
         accuracies = []
-        for train, test in splits(speakers, joint_folds()):
-            model = self._trained(english, np.flatnonzero(train))
-            numbers = [k for k in np.flatnonzero(test).tolist() if k in set(wanted)]
-            rows |= dict(zip(numbers, model.judge(english, numbers, take), strict=True))
+        for fold in folds:
+            train, test = ~np.isin(everybody, list(fold)), np.flatnonzero(np.isin(tested, list(fold))).tolist()
+            refuse_shared_speakers(everybody[train], tested[test])
+            model = self._voice.train(trained_on, np.flatnonzero(train).tolist())
+            for k, found in zip(test, self._heard(model, corpus, test, take), strict=True):
+                rows[k] = found
             accuracies.append(model.accuracy)
-        sides = {name: [rows[k] for k in self._numbers[name]] for name in names if name in self._numbers}
-        found = {name: Side(self._corpora[name].over(side), tuple(accuracies)) for name, side in sides.items()}
-        return found | ({"javanese": self._javanese_voice(take)} if "javanese" in names else {})
+        return Side(corpus.over(rows), tuple(accuracies))
 
-    def _javanese_voice(self, take: Take) -> Side:
-        """The videos, judged by models of the sound clips of other actors."""
-        speakers = np.array([clip.speaker for clip in self._javanese.clips])
-        tested = np.array([clip.speaker for clip in self._videos.clips])
-        rows: Rows = [np.zeros((0, N_EMOTIONS), np.float32)] * len(tested)
+    @staticmethod
+    def _heard(model: VoiceModel, corpus: Corpus, places: Sequence[int], take: Take = AS_RECORDED) -> Rows:
+        return model.judge(corpus.recordings, [corpus.numbers[k] for k in places], take)
+
+    def _face_of(self, name: str, trained: float = 0.0, judged: float = 0.0) -> Side:
+        """Clips judged by models that never saw their actors; noise on what is trained on and on what is judged."""
+        corpus, clean, disturbed = self._corpora[name], self._seen(name, trained), self._seen(name, judged)
+        rows: Rows = [NO_ROWS] * len(clean)
         accuracies = []
-        for fold in JAVANESE.folds:
-            train, test = ~np.isin(speakers, list(fold)), np.flatnonzero(np.isin(tested, list(fold)))
-            refuse_shared_speakers(speakers[train], tested[test])
-            model = self._trained(self._javanese, np.flatnonzero(train))
-            for k, judged in zip(test, model.judge(self._videos, test.tolist(), take), strict=True):
-                rows[k] = judged
-            accuracies.append(model.accuracy)
-        return Side(self._corpora["javanese"].over(rows), tuple(accuracies))
-
-    def _trained(self, recordings: Recordings, clips: IntArray) -> VoiceModel:
-        return self._voice.train(recordings, clips.tolist())
-
-    # --- the face
-
-    def _faces(self, noise: Mapping[str, float] | None = None) -> dict[str, Side]:
-        """Each corpus with faces, its clips judged by models that never saw their actors; noise on what is judged."""
-        sides = {name: self._seen(name, 0.0) for name in WEAKENED}
-        judged = sides if noise is None else {name: self._seen(name, level) for name, level in noise.items()}
-        return {name: self._judged(name, sides[name], judged[name]) for name in sides}
-
-    def _seen(self, name: str, noise: float) -> list[Faces]:
-        if name == "ravdess":
-            given = self._data / "ravdess-face-probabilities.npz"
-            return seen.of_ravdess(given, self._english, self._numbers[name], noise)
-        return seen.of_videos(self._videos, noise).faces
-
-    def _judged(self, name: str, clean: Sequence[Faces], judged: Sequence[Faces]) -> Side:
-        corpus, speakers = self._corpora[name], [clip.speaker for clip in clean]
-        rows: Rows = [np.zeros((0, N_EMOTIONS), np.float32)] * len(clean)
-        accuracies = []
-        for train, test in splits(speakers, corpus.protocol.folds):
+        for train, test in splits(corpus.speakers, corpus.protocol.folds):
             model = self._face.train([clean[k] for k in np.flatnonzero(train).tolist()], corpus.truth[train])
             numbers = np.flatnonzero(test).tolist()
-            for k, found in zip(numbers, model.judge([judged[k] for k in numbers]), strict=True):
+            for k, found in zip(numbers, model.judge([disturbed[k] for k in numbers]), strict=True):
                 rows[k] = found
             accuracies.append(model.accuracy)
         return Side(rows, tuple(accuracies))
+
+    def _seen(self, name: str, noise: float) -> list[Faces]:
+        if name == "ravdess":
+            corpus = self._corpora[name]
+            given = self._data / "ravdess-face-probabilities.npz"
+            return seen.of_ravdess(given, corpus.recordings, corpus.numbers, noise)
+        return self._videos_seen(noise).faces
 
     def _fer2013(self) -> dict[str, Any]:
         """The shipped network on PrivateTest, of which it was trained on no picture."""
@@ -247,9 +253,9 @@ class Evaluation:
 
     def _shipped(self) -> dict[str, Any]:
         """What users get: the shipped models on the videos, whose actors they never met."""
-        corpus, videos = self._corpora["javanese"], self._videos
-        voice = HeadModel.shipped(FrozenEncoder()).judge(videos, range(len(videos.clips)))
-        face = seen.of_videos(videos).shipped
+        corpus = self._corpora["javanese"]
+        voice = HeadModel.shipped(FrozenEncoder()).judge(corpus.recordings, corpus.numbers)
+        face = self._videos_seen(0.0).shipped
         sides = {"audio": voice, "face": face, "fused": fused(voice, face, [COMPACT.fusion] * len(voice))}
         return {side: corpus.figures(rows) for side, rows in sides.items()}
 
@@ -284,8 +290,8 @@ class Evaluation:
         found = []
         for source in self._corpora:
             trained_on = self._javanese if source == "javanese" else self._english
-            numbers = np.arange(len(trained_on.clips)) if source == "javanese" else np.array(self._numbers[source])
-            model = self._trained(trained_on, numbers)
+            numbers = [k for k, clip in enumerate(trained_on.clips) if clip.corpus == source]
+            model = self._voice.train(trained_on, numbers)
             for target in self._corpora:
                 if target != source:
                     found.append({"trained_on": source, "tested_on": target, **self._foreign(model, source, target)})
@@ -294,9 +300,8 @@ class Evaluation:
     def _foreign(self, model: VoiceModel, source: str, target: str) -> dict[str, Any]:
         corpus = self._corpora[target]
         shared = corpus.protocol.known & self._corpora[source].protocol.known
-        tested_on = self._videos if target == "javanese" else self._english
-        numbers = list(self._numbers.get(target, range(len(corpus.truth))))
-        rows = np.stack([clip_row(windows, shared) for windows in model.judge(tested_on, numbers)])
+        judged = self._heard(model, corpus, range(len(corpus.truth)))
+        rows = np.stack([clip_row(windows, shared) for windows in judged])
         both = shared[corpus.truth]
         measured = scores(corpus.truth[both], predicted(rows[both]), shared)
         return {"labels": int(shared.sum()), "clips": int(both.sum()), "wa": measured["wa"], "uar": measured["uar"]}
@@ -304,7 +309,7 @@ class Evaluation:
     def _low_pass(self, voice: Side) -> dict[str, Any]:
         """How the share of clips that are called calm or surprised changes when RAVDESS loses what CREMA-D lacks."""
         corpus = self._corpora["ravdess"]
-        limited = self._voices(band_limited(CUTOFF_HZ), ("ravdess",))["ravdess"]
+        limited = self._voice_of(corpus, band_limited(CUTOFF_HZ))
         shares = [
             float(np.mean(np.isin(corpus.labels(rows), [EMOTIONS.index("calm"), EMOTIONS.index("surprised")])))
             for rows in (voice.rows, limited.rows)
@@ -312,7 +317,7 @@ class Evaluation:
         changed = float(np.mean(corpus.labels(voice.rows) != corpus.labels(limited.rows)))
         before, after = shares
         return {"cutoff_hz": CUTOFF_HZ, "share_before": before, "share_after": after, "change": after - before,
-                "labels_changed": changed, **self._brief("ravdess", limited.rows)}  # fmt: skip
+                "labels_changed": changed, **self._brief(corpus, limited.rows)}  # fmt: skip
 
 
 def fused(voice: Rows, face: Rows, fusions: Sequence[Fusion]) -> Rows:

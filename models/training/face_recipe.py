@@ -17,11 +17,12 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from models.taxonomy import N_EMOTIONS
+from models.training.metrics import TINY
 from models.training.protocols import refuse_shared_speakers
 
 FloatArray = npt.NDArray[np.float32]
 
-STRENGTHS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)  # of the inverse of regularisation, tried on held-out speakers
+STRENGTHS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 INNER_FOLDS = 4
 TEMPERATURES = np.geomspace(0.3, 3.0, 93)
 
@@ -66,7 +67,14 @@ def statistics(frames: FloatArray) -> FloatArray:
 
 class FrameStatistics:
     """Logistic regression on `statistics`; how strongly it is regularised and its temperature are those with the best
-    likelihood on held-out speakers of those to train on."""
+    likelihood on held-out speakers of those to train on.
+
+    Args:
+        strengths: what is tried, inverses of how strongly the weights are held down.
+    """
+
+    def __init__(self, strengths: Sequence[float] = STRENGTHS) -> None:
+        self._strengths = list(strengths)
 
     def train(self, faces: Sequence[Faces], emotions: npt.NDArray[np.int64]) -> "StatisticsModel":
         of = np.array([k for k, clip in enumerate(faces) for _ in clip.windows])
@@ -77,13 +85,14 @@ class FrameStatistics:
             refuse_shared_speakers(speakers[train], speakers[test])
         network = make_pipeline(StandardScaler(), LogisticRegression(max_iter=300))
         search = GridSearchCV(
-            network, {"logisticregression__C": STRENGTHS}, scoring="neg_log_loss", cv=inner, refit=True
+            network, {"logisticregression__C": self._strengths}, scoring="neg_log_loss", cv=inner, refit=True
         ).fit(features, targets, groups=speakers)
         chosen = search.best_estimator_
-        held_out = cross_val_predict(chosen, features, targets, groups=speakers, cv=inner, method="predict_log_proba")
-        accuracy = float(np.mean(chosen.classes_[held_out.argmax(axis=1)] == targets))
+        held_out = cross_val_predict(chosen, features, targets, groups=speakers, cv=inner, method="predict_proba")
+        logs = np.log(np.maximum(held_out, TINY))
+        accuracy = float(np.mean(chosen.classes_[logs.argmax(axis=1)] == targets))
         right = np.searchsorted(chosen.classes_, targets)
-        softer = min(TEMPERATURES, key=lambda t: _loss(held_out / t, right))
+        softer = min(TEMPERATURES, key=lambda t: _loss(logs / t, right))
         return StatisticsModel(chosen, float(softer), accuracy)
 
 
@@ -105,7 +114,7 @@ class StatisticsModel:
         rows = np.full((clip.n_windows, N_EMOTIONS), np.nan, np.float32)
         if clip.windows:
             features = np.stack([statistics(frames) for frames in clip.windows.values()])
-            powers = np.exp(self._network.predict_log_proba(features) / self._temperature)
+            powers = np.maximum(self._network.predict_proba(features), TINY) ** (1 / self._temperature)
             places = np.ix_(list(clip.windows), self._network.classes_)
             rows[places] = powers / powers.sum(axis=1, keepdims=True)
         return rows

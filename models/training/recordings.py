@@ -292,11 +292,12 @@ def noisy(snr_db: float) -> Take:
         level = float(np.sqrt(np.mean(np.square(heard, dtype=np.float64)))) if len(heard) else 0.0
         return samples + random.standard_normal(len(samples)) * level * decibels(-snr_db)
 
-    return Take(f"noise {snr_db:g} dB", change)
+    return Take(f"with noise at {snr_db:g} dB", change)
 
 
 def band_limited(cutoff_hz: float) -> Take:
     """Nothing above a frequency."""
     return Take(
-        f"low-pass {cutoff_hz:g} Hz", lambda samples, speech, random: low_pass(samples.astype(float), cutoff_hz)
+        f"with nothing above {cutoff_hz:g} Hz",
+        lambda samples, speech, random: low_pass(samples.astype(float), cutoff_hz),
     )

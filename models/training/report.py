@@ -204,13 +204,12 @@ def _fusion(fusion: Figures, default: str) -> Iterator[str]:
     yield (
         "All six rules, each with even weights and with the weights that the sides' accuracies on held-out speakers of "
         "the training folds give. *p* is that of McNemar's exact test against the better single side, on the same "
-        "clips; "
-        "a minus says that fusing lost. Sides within 5 points of each other count as about equal, from 15 on as one "
-        "much "
-        "weaker. Noise is white, so many decibels below the speech, added before the voice detector. A weakened face: "
-        "on RAVDESS noise of standard deviation 2 on the given log-probabilities, on the videos noise of 60 grey "
-        "levels "
-        "on the crops. The models were trained without either."
+        "clips; a minus says that fusing lost. Sides within 5 points of each other count as about equal, from 15 on as "
+        "one much weaker.\n\n"
+        "How a side is weakened: *noise* is white, so many decibels below the speech, and added before the voice "
+        "detector; the model was trained without it, so it is surer than it should be. *Weaker face model*: trained "
+        "and judged on faces with noise (RAVDESS: standard deviation 2 on the given log-probabilities; videos: 60 grey "
+        "levels on the crops), so it knows its own weakness. *Face disturbed*: only judged on them."
     )
     for name, conditions in fusion.items():
         for condition, found in conditions.items():
@@ -273,24 +272,20 @@ def _robustness(found: Figures) -> Iterator[str]:
         f"accuracy "
         f"is {percent(low['wa'])} then."
     )
-    noise, corpora = found["noise"], list(found["noise"])
-    levels = list(noise[corpora[0]])
+    noise = found["noise"]
     rows = [
         (
             CORPORA[name],
-            percent(found[name]["audio"]["wa"]),
-            *(
-                f"{percent(noise[name][level]['wa'])} ({percent(noise[name][level]['answered'], 0)})"
-                for level in levels
-            ),
+            f"{takes['as recorded']['clips']:,}",
+            *(f"{percent(take['wa'])} ({percent(take['answered'], 0)})" for take in takes.values()),
         )
-        for name in corpora
+        for name, takes in noise.items()
     ]
-    head = ("voice alone, WA", "as recorded", *(f"{level} dB" for level in levels))
+    head = ("voice alone, WA", "clips", *noise["ravdess"])
     yield (
         "**Noise.** White, so many decibels below the speech; in brackets the share of clips in which the voice "
-        "detector "
-        f"still finds speech; the rest count as wrong.\n\n{table(head, rows)}"
+        "detector still finds speech; the rest count as wrong. Of CREMA-D, the first two actors of each fold."
+        f"\n\n{table(head, rows)}"
     )
     rows = [
         (
