@@ -100,8 +100,13 @@ class FrozenEncoder:
 
     @cached_property
     def identity(self) -> Any:
-        views = [[view.name, view.plan.window_ms, view.plan.hop_ms, view.degraded] for view in self._views]
-        return ["frozen encoder", self._encoder_identity, asdict(self._options), views, HELD_OUT]
+        return {
+            "name": "frozen encoder",
+            "encoder": self._encoder_identity,
+            "head": asdict(self._options),
+            "views": [view.name for view in self._views],
+            "held_out": HELD_OUT,
+        }
 
     @cached_property
     def _encoder_identity(self) -> Any:
