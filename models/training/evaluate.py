@@ -328,8 +328,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--cache", type=Path, default=default_folder(), help="where what took long is kept")
     parser.add_argument("--docs", type=Path, default=Path("docs"), help="where accuracy.md and accuracy.json go")
     given = parser.parse_args(arguments)
-    # Of the four views that the shipped head was trained on, the product's own: all four take four times as long.
-    found = Evaluation(given.data, Cache(given.cache), FrozenEncoder(views=VIEWS[:1]), FrameStatistics()).run()
+    # Of the four views that the shipped head was trained on, two: all four take twice as long.
+    found = Evaluation(given.data, Cache(given.cache), FrozenEncoder(views=VIEWS[:2]), FrameStatistics()).run()
     report.write(found, given.docs)
     print(f"{given.docs / 'accuracy.md'}, accuracy.json and the pictures in {given.docs / 'accuracy'}/ are written")
 
