@@ -1,7 +1,6 @@
 """The evaluation: what is kept of media, how windows are cut, and a whole run on made-up corpora."""
 
 import json
-import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -37,11 +36,11 @@ from models.training.seen import of_ravdess
 from models.training.voice_recipe import FrozenEncoder
 from models.training.whisper import emotion_config
 from models.voice import VoiceDetector
+from tests.accuracy_json import assert_shape
 from tests.unit.test_training_audio import one_thread, write_tone
 
 __all__ = ["one_thread"]
 
-DOCS = Path(__file__).parents[2] / "docs"
 QUICK = HeadOptions(hidden=8, epochs=4, batch=32, peak_learning_rate=0.02)
 
 
@@ -257,25 +256,6 @@ def test_a_whole_run_is_written_down_and_resumed(tmp_path, monkeypatch, made_up,
     ] == pytest.approx(found["ravdess"]["audio"]["wa"], abs=1e-4)
 
 
-def assert_shape(found):
-    """accuracy.json as the README of the project promises it."""
-    for name, side in (
-        *((name, side) for name in ("ravdess", "javanese") for side in ("audio", "face", "fused")),
-        ("crema-d", "audio"),
-        ("fer2013", "face"),
-    ):
-        figures = found[name][side]
-        assert all(0 <= figures[key] <= 1 for key in ("wa", "uar", "macro_f1", "ece", "answered")), (name, side)
-        folds = 1 if name == "fer2013" else 5
-        assert len(figures["per_fold"]["wa"]) == folds
-        assert figures["wa"] == pytest.approx(np.mean(figures["per_fold"]["wa"]), abs=2e-4)
-        assert sum(label["clips"] for label in figures["per_class"].values()) == figures["clips"]
-        right = sum(line[k] for k, line in enumerate(figures["confusion"]["counts"]))
-        assert right / figures["clips"] == pytest.approx(figures["pooled"]["wa"], abs=1e-4)
-    for conditions in found["fusion"].values():
-        assert {len(condition["rules"]) for condition in conditions.values()} == {6}
-
-
 def test_fusing_goes_window_by_window():
     corpus = Corpus(JAVANESE, None, [0], np.array([2]), np.array([0]))
     voice, face = np.full((2, 8), np.nan, np.float32), np.full((2, 8), np.nan, np.float32)
@@ -284,16 +264,6 @@ def test_fusing_goes_window_by_window():
     np.testing.assert_allclose(rows[0, 2], 0.36 / (0.36 + 0.06), rtol=1e-5)
     np.testing.assert_allclose(rows[1, [2, 3]], [0.4, 0.6], rtol=1e-5)
     assert corpus.labels([rows]).tolist() == [2]
-
-
-def test_the_page_tells_the_figures_of_the_json():
-    found = json.loads((DOCS / "accuracy.json").read_text())
-    assert_shape(found)
-    assert (DOCS / "accuracy.md").read_text() == report.page(found), "run: make eval"
-    pictures = re.findall(r"\(accuracy/(\S+\.svg)\)", (DOCS / "accuracy.md").read_text())
-    assert len(pictures) == 11
-    assert all((DOCS / "accuracy" / name).stat().st_size < 100_000 for name in pictures)
-    assert found["measured"]["clips"] == {"ravdess": 1440, "crema-d": 7440, "javanese": 240}
 
 
 def test_a_missed_target_is_said():
