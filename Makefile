@@ -4,13 +4,14 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 CONSTRAINTS := $(if $(GPU),,--constraint constraints-cpu.txt)
 
-.PHONY: help demo install test lint bench scale chaos figures clean
+.PHONY: help demo install test lint accuracy eval bench scale chaos figures clean
 
 help:
 	@echo "make demo     set up, fetch one real clip, annotate it, show its timeline"
 	@echo "make test     set up, then lint, types, layers and all tests"
 	@echo "make lint     only lint, types and layers"
 	@echo "make accuracy DATA=FOLDER   accuracy of the shipped models on the talking-face videos in FOLDER"
+	@echo "make eval DATA=FOLDER [CACHE=FOLDER]   every protocol, on people the models never met, into docs/accuracy.md"
 	@echo "make bench    speed, memory and cost by stage on this machine, into docs/performance.md (Linux, 10 minutes)"
 	@echo "make scale    what the fleet's servers carry, with simulated workers, into docs/scale.md (Linux, 10 minutes)"
 	@echo "make chaos SPANS=1000 FAULTS=200 [SEED=N]   a fleet in which all that can fail fails, compared with a quiet run"
@@ -38,6 +39,9 @@ lint: .venv/tests-installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+eval: .venv/tests-installed
+	$(BIN)/python -m models.training.evaluate --data $(DATA) $(if $(CACHE),--cache $(CACHE))
 
 accuracy: .venv/tests-installed
 	$(BIN)/python -m models.training.accuracy --data $(DATA)

@@ -6,6 +6,7 @@ makes one row of a window's faces.
 """
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -56,10 +57,13 @@ class ExpressionNet(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(widths[-1], n_labels)
 
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        """(n, 1, 48, 48) float, standardised, to what the head reads: (n, widths[-1])."""
+        return self.blocks(self.stem(x)).mean(dim=(2, 3))  # type: ignore[no-any-return]
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(n, 1, 48, 48) float, standardised, to logits (n, n_labels)."""
-        features = self.blocks(self.stem(x)).mean(dim=(2, 3))
-        return self.head(self.dropout(features))  # type: ignore[no-any-return]
+        return self.head(self.dropout(self.features(x)))  # type: ignore[no-any-return]
 
 
 def standardise(crops: torch.Tensor) -> torch.Tensor:
@@ -123,13 +127,27 @@ class ExpressionModel:
         Raises:
             ValueError: the crops have another shape or type.
         """
+        if not self._checked(crops):
+            return widen(np.empty((0, len(self.labels)), dtype=np.float32), self.labels)
+        rows = [torch.softmax(self._net(batch), dim=1).cpu() for batch in self._batches(crops)]
+        return widen(torch.cat(rows).numpy(), self.labels)
+
+    @torch.inference_mode()
+    def features(self, crops: npt.NDArray[np.uint8]) -> FloatArray:
+        """The (n, 256) float32 features that the head reads. Arguments and errors as in `predict`; n is at least 1."""
+        self._checked(crops)
+        parts = [self._net.features(batch).cpu() for batch in self._batches(crops)]
+        return np.asarray(torch.cat(parts).numpy(), np.float32)
+
+    def _batches(self, crops: npt.NDArray[np.uint8]) -> Iterator[torch.Tensor]:
+        for batch in torch.split(torch.from_numpy(np.ascontiguousarray(crops)), BATCH_SIZE):
+            yield standardise(batch.to(self._device))
+
+    def _checked(self, crops: npt.NDArray[np.uint8]) -> int:
+        """How many crops there are; raises ValueError if they are not what `predict` wants."""
         if crops.ndim != 3 or crops.shape[1:] != (INPUT_SIZE, INPUT_SIZE) or crops.dtype != np.uint8:
             raise ValueError(f"want crops (n, {INPUT_SIZE}, {INPUT_SIZE}) of uint8, got {crops.shape} of {crops.dtype}")
-        if not len(crops):
-            return widen(np.empty((0, len(self.labels)), dtype=np.float32), self.labels)
-        batches = torch.split(torch.from_numpy(np.ascontiguousarray(crops)), BATCH_SIZE)
-        rows = [torch.softmax(self._net(standardise(batch.to(self._device))), dim=1).cpu() for batch in batches]
-        return widen(torch.cat(rows).numpy(), self.labels)
+        return len(crops)
 
 
 def _read_config(path: Path) -> tuple[tuple[str, ...], tuple[int, ...]]:

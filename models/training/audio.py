@@ -32,20 +32,19 @@ from models.training.corpora import (
     javanese_clip,
     ravdess_clip,
     read_sound,
-    speaker_folds,
 )
 from models.training.head import (
     HeadOptions,
     Rows,
-    calibration_error,
     divide_logits,
     known_labels,
     log_probabilities,
     logits_of,
-    refuse_shared_speakers,
     temperature,
     train_head,
 )
+from models.training.metrics import calibration_error
+from models.training.protocols import joint_folds, refuse_shared_speakers
 from models.training.sound import Cut, degrade, speech_of, windows_of
 from models.training.whisper import read_whisper
 from models.voice import VoiceDetector
@@ -160,7 +159,7 @@ def out_of_fold(
         head = train_head(train, options)
         for name, rows in views.items():
             tested = np.isin(rows.speakers, list(speakers))
-            refuse_shared_speakers(train, rows.where(tested))
+            refuse_shared_speakers(train.speakers, rows.speakers[tested])
             logits[name][tested] = logits_of(head, rows.where(tested))
     if any(np.isnan(part).any() for part in logits.values()):
         raise ValueError("a speaker is in no fold")
@@ -249,7 +248,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     clips = clips_in(given.data / "ravdess-audio", ravdess_clip) + clips_in(given.data / "crema-d-audio", crema_d_clip)
     options = HeadOptions()
     whisper = read_whisper(given.whisper, hidden=options.hidden)
-    figures = train(whisper, clips, given.out, folds=speaker_folds(), options=options, cache=given.cache)
+    figures = train(whisper, clips, given.out, folds=joint_folds(), options=options, cache=given.cache)
     if given.foreign:
         figures["unseen corpus"] = foreign(given.out, clips_in(given.foreign, javanese_clip))
     (given.out / METRICS_FILE).write_text(json.dumps(figures, indent=2) + "\n")

@@ -25,11 +25,6 @@ JAVANESE_EMOTIONS = {
     "01": "neutral", "02": "sad", "03": "happy", "04": "surprised", "05": "fearful", "06": "angry",
 }  # fmt: skip
 
-# Folds by actor, so that figures can be compared with published ones: RAVDESS, Luna-Jimenez et al. 2022,
-# doi 10.3390/app12010327; CREMA-D, Sun et al. 2024 (HiCMAE), arXiv 2401.05698.
-RAVDESS_FOLDS = ((2, 5, 14, 15, 16), (3, 6, 7, 13, 18), (10, 11, 12, 19, 20), (8, 17, 21, 23, 24), (1, 4, 9, 22))
-CREMA_D_FOLDS = ((1001, 1018), (1019, 1036), (1037, 1054), (1055, 1072), (1073, 1091))  # first and last actor
-
 CREMA_D_FAULTY = frozenset({"1040_ITH_SAD_X", "1076_MTI_SAD_XX"})  # misnamed; silent
 
 
@@ -48,15 +43,6 @@ class Clip:
     @property
     def corpus(self) -> str:
         return self.speaker.split("/")[0]
-
-
-def speaker_folds() -> tuple[frozenset[str], ...]:
-    """The speakers that are tested in each of the five folds, of both corpora together."""
-    return tuple(
-        frozenset(f"ravdess/{actor:02d}" for actor in actors)
-        | frozenset(f"crema-d/{actor}" for actor in range(first, last + 1))
-        for actors, (first, last) in zip(RAVDESS_FOLDS, CREMA_D_FOLDS, strict=True)
-    )
 
 
 def ravdess_clip(path: Path) -> Clip:

@@ -28,6 +28,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from models.expression import INPUT_SIZE, ExpressionModel, ExpressionNet, standardise
 from models.faces import FaceDetector, FloatPoints
 from models.taxonomy import EMOTIONS
+from models.training.metrics import calibration_error
 
 FOLDER_LABELS = {
     "angry": "angry", "disgust": "disgust", "fear": "fearful", "happy": "happy",
@@ -228,16 +229,14 @@ def save(net: ExpressionNet, recipe: Recipe, temperature: float, out: Path) -> N
 
 def score(truth: npt.NDArray[np.int64], rows: npt.NDArray[np.float32]) -> dict[str, Any]:
     """Accuracy, recall by label and calibration of rows (n, 7) against truth (n,)."""
-    guess, confidence = rows.argmax(1), rows.max(1)
+    guess = rows.argmax(1)
     recall = recall_score(truth, guess, labels=range(len(LABELS)), average=None, zero_division=0)
-    bins = np.minimum((confidence * 10).astype(int), 9)
-    gaps = [abs(float((guess == truth)[bins == b].mean() - confidence[bins == b].mean())) for b in np.unique(bins)]
     return {
         "images": len(truth),
         "accuracy": round(float((guess == truth).mean()), 4),
         "unweighted_average_recall": round(float(recall.mean()), 4),
         "recall": {label: round(float(value), 4) for label, value in zip(LABELS, recall, strict=True)},
-        "calibration_error": round(float(np.average(gaps, weights=np.bincount(bins)[np.unique(bins)])), 4),
+        "calibration_error": round(calibration_error(rows, truth), 4),
         "cross_entropy": round(float(-np.log(rows[np.arange(len(truth)), truth] + 1e-9).mean()), 4),
     }
 

@@ -85,13 +85,6 @@ def known_labels(emotions: Sequence[str]) -> BoolArray:
     return np.array([emotion in emotions for emotion in EMOTIONS])
 
 
-def refuse_shared_speakers(train: Rows, test: Rows) -> None:
-    """Raises ValueError if a speaker is on both sides of a split: such a number would count for nothing."""
-    shared = np.intersect1d(train.speakers, test.speakers)
-    if len(shared):
-        raise ValueError(f"speakers on both sides of the split: {', '.join(shared)}")
-
-
 def masked_log_softmax(logits: Tensor, known: Tensor) -> Tensor:
     """Log-probabilities over each row's own labels, (n, 8): a label that its corpus lacks takes no part."""
     return logits.masked_fill(~known, NO_VOTE).log_softmax(dim=1)
@@ -168,20 +161,6 @@ def temperature(logits: FloatArray, rows: Rows) -> float:
 def _mean_loss(logits: FloatArray, rows: Rows) -> float:
     right = log_probabilities(logits, rows.known)[np.arange(len(logits)), rows.emotions]
     return float(-np.mean(right * rows.weights))
-
-
-def calibration_error(probabilities: FloatArray, emotions: IntArray) -> float:
-    """Expected calibration error in 10 equal-width bins of confidence (Guo et al. 2017, section 2), 0 to 1.
-
-    Args:
-        probabilities: (n, 8), a row's own labels sum to 1.
-        emotions: (n,) the truth.
-    """
-    confidence = probabilities.max(axis=1)
-    right = probabilities.argmax(axis=1) == emotions
-    bins = np.minimum((10 * confidence).astype(int), 9)
-    gaps = [abs(np.sum(right[bins == b]) - np.sum(confidence[bins == b])) for b in range(10)]
-    return float(np.sum(gaps) / len(emotions))
 
 
 @torch.no_grad()

@@ -1,0 +1,107 @@
+"""What the face models of the folds are trained and measured on: faces in the windows of clips."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from models.expression import ExpressionModel, pool
+from models.presets import COMPACT_FACE
+from models.taxonomy import N_EMOTIONS
+from models.training.cache import progress
+from models.training.face_recipe import Faces
+from models.training.recordings import PRODUCT, Recording, Recordings, face_windows, n_windows
+
+FloatArray = npt.NDArray[np.float32]
+
+RAVDESS_FRAMES_HZ = 29.97
+LEAST_PROBABILITY = 1e-4  # float16 has nothing below it to say
+
+
+@dataclass(frozen=True)
+class VideoFaces:
+    """Videos' faces, and what the shipped network says of them.
+
+    Attributes:
+        faces: by clip; a frame is the logarithms of the network's 7 probabilities and its 256 features.
+        shipped: by clip, (n, 8): its windows as the product judges them.
+    """
+
+    faces: list[Faces]
+    shipped: list[FloatArray]
+
+
+def of_videos(recordings: Recordings, grey_noise: float = 0.0) -> VideoFaces:
+    """The faces that the product sees in videos.
+
+    Args:
+        grey_noise: standard deviation, in grey levels, of noise on the crops.
+    """
+    network, random = ExpressionModel.load(COMPACT_FACE.folder), np.random.default_rng(0)
+    found = VideoFaces([], [])
+    for chunk in progress("faces of videos", recordings.chunks, [len(chunk.clips) for chunk in recordings.chunks]):
+        for clip, recording in zip(chunk.clips, chunk.load(), strict=True):
+            crops = recording.crops
+            if grey_noise:
+                noise = random.normal(0.0, grey_noise, crops.shape)
+                crops = np.clip(np.round(crops + noise), 0, 255).astype(np.uint8)
+            rows, frames = _described(crops, network)
+            windows = face_windows(recording)
+            count = n_windows(recording)
+            found.faces.append(Faces(count, {k: frames[members] for k, members in windows.items()}, clip.speaker))
+            judged = np.full((count, N_EMOTIONS), np.nan, np.float32)
+            for k, members in windows.items():
+                judged[k] = pool(rows[members])
+            found.shipped.append(judged)
+    return found
+
+
+def _described(crops: npt.NDArray[np.uint8], network: ExpressionModel) -> tuple[FloatArray, FloatArray]:
+    """The network's rows (c, 8), and frames (c, 263): log-probabilities and features."""
+    rows = network.predict(crops)
+    known = ~np.isnan(rows).all(axis=0) if len(rows) else np.zeros(N_EMOTIONS, bool)
+    features = network.features(crops) if len(crops) else np.zeros((0, 0), np.float32)
+    return rows, np.concatenate([logs_of(rows[:, known]), features], axis=1)
+
+
+def logs_of(probabilities: npt.NDArray[Any]) -> FloatArray:
+    """Logarithms of probabilities, cut off at `LEAST_PROBABILITY`."""
+    return np.asarray(np.log(np.maximum(probabilities.astype(np.float32), LEAST_PROBABILITY)), np.float32)
+
+
+def of_ravdess(given: Path, recordings: Recordings, numbers: Sequence[int], noise: float = 0.0) -> list[Faces]:
+    """RAVDESS' given probabilities of each frame, put into the windows of the clips' sound.
+
+    Args:
+        given: ravdess-face-probabilities.npz; its clips 01-... are the partners of the sound clips 03-...
+        numbers: RAVDESS' clips among the recordings.
+        noise: standard deviation of noise on the log-probabilities.
+    """
+    with np.load(given) as file:
+        clips, frames, probabilities = file["clip"], file["frame"], file["probabilities"]
+    logs = logs_of(probabilities) + np.random.default_rng(0).normal(0.0, noise, probabilities.shape).astype(np.float32)
+    names, firsts, counts = np.unique(clips, return_index=True, return_counts=True)
+    where = {str(name): slice(a, a + n) for name, a, n in zip(names, firsts, counts, strict=True)}
+    faces = []
+    for chunk in recordings.chunks:
+        if chunk.first not in numbers:
+            continue
+        for clip, recording in zip(chunk.clips, chunk.load(), strict=True):
+            mine = where["01" + clip.path.stem[2:]]
+            faces.append(Faces(n_windows(recording), _timed(logs[mine], frames[mine], recording), clip.speaker))
+    return faces
+
+
+def _timed(logs: FloatArray, frames: npt.NDArray[np.int16], recording: Recording) -> Mapping[int, FloatArray]:
+    """The frames of each window that shows enough: the product's gate, on all frames instead of five a second."""
+    windows = {}
+    for k in range(n_windows(recording)):
+        window = PRODUCT.plan.window(k, recording.duration_seconds)
+        first, end = (round(t * RAVDESS_FRAMES_HZ) for t in (window.start_seconds, window.end_seconds))
+        inside = (frames >= first) & (frames < end)
+        if inside.any() and inside.sum() >= PRODUCT.gates.min_face_share * (end - first):
+            windows[k] = logs[inside]
+    return windows
