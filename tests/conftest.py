@@ -4,6 +4,7 @@ What is missing on a user's machine skips the tests that need it; where CI is se
 """
 
 import os
+import signal
 import tarfile
 import tempfile
 from collections.abc import Iterator
@@ -19,6 +20,10 @@ from tests.servers import RedisServer, ServerMissing
 __all__ = ["database_url", "postgresql_server", "postgresql_url", "store"]
 
 ROOT = Path(__file__).parent.parent
+
+# Where the tests run in the background of a shell, Ctrl-C is ignored, and would be by every process that they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
