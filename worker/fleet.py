@@ -515,7 +515,7 @@ class FleetWorker:
             state = BrokerUnreachable.code
         if self._draining.is_set():
             state = "draining"
-        is_busy = state in (BrokerUnreachable.code, "draining")
+        takes_nothing = state in (BrokerUnreachable.code, "draining")
         return db.rows.Worker(
             name=self.owner,
             kind="worker",
@@ -523,7 +523,7 @@ class FleetWorker:
             pid=os.getpid(),
             version=version("moodreel"),
             device=self._models.device,
-            slots=0 if is_busy else self._options.slots,
+            slots=0 if takes_nothing else self._options.slots,
             running=self._heartbeat.running,
             spans_done=self._spans_done,
             seconds_done=self._seconds_done,

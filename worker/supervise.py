@@ -108,10 +108,8 @@ def visible_gpus() -> list[str]:
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
         return [name for name in named.split(",") if name and name != "-1"]
-    found = [match[1] for path in Path("/dev").glob("nvidia*") if (match := re.fullmatch(r"nvidia(\d+)", path.name))]
-    return [
-        str(number) for number in range(len(found))
-    ]  # CUDA counts those that it sees, whatever their devices' numbers
+    count = sum(re.fullmatch(r"nvidia\d+", path.name) is not None for path in Path("/dev").glob("nvidia*"))
+    return [str(number) for number in range(count)]  # CUDA counts those that it sees, whatever their devices' numbers
 
 
 class _Process:
