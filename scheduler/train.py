@@ -24,8 +24,9 @@ def run(options: dict[str, Any], *, as_json: bool) -> None:
     """
     missing = [name for name in TRAINING_PACKAGES if find_spec(name) is None]
     if missing:
-        needs = f"{', '.join(missing)}: not installed, and training needs it"
-        raise NotInstalled(needs, "Install it: pip install 'moodreel[training]'.")
+        is_missing = f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed"
+        hint = "Install what training needs: pip install 'moodreel[training]'."
+        raise NotInstalled(f"{is_missing}, and training needs that", hint)
     from models.errors import LabelError, ModelError
     from models.training.finetune import fine_tune
     from models.training.settings import Settings

@@ -189,9 +189,8 @@ def _rows(manifest: Path) -> list[tuple[str, dict[str, str]]]:
             missing = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
             if missing:
                 has = ", ".join(reader.fieldnames or ("nothing",))
-                raise TrainingDataError(
-                    f"{manifest} has no column {' and none '.join(missing)}; its first line is {has}"
-                )
+                lacks = " and no column ".join(missing)
+                raise TrainingDataError(f"{manifest} has no column {lacks}; its first line is {has}")
             rows = [(f"{manifest}, line {reader.line_num}", _stripped(row)) for row in reader]
     except FileNotFoundError as error:
         raise PathMissing(f"{manifest}: there is no such file") from error

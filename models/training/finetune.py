@@ -85,7 +85,8 @@ def fine_tune(settings: Settings, command: str, readers: ReaderPool | None = Non
         "network": {"class": type(network).__name__, "labels": list(examples.emotions)},
         "data": _described(examples, kept, parts),
         "split": asdict(split),
-        **rounded({"training": _history(state), "test": test, "cost": cost}),
+        "training": _history(state),
+        **rounded({"test": test, "cost": cost}),
     }
     return _finish(settings.out, found, examples)
 

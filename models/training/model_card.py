@@ -128,8 +128,8 @@ def _training(found: Mapping[str, Any]) -> Iterator[str]:
     run, training, cost = found["run"], found["training"], found["cost"]
     yield (
         f"{training['steps']} steps of {run['batch'] * run['accumulate']} windows, the best after"
-        f" {training['best_step']} by the unweighted average recall on the validation speakers. Learning rate"
-        f" {run['learning_rate']:g}, linear with a warm-up over {run['warmup']:g} of all steps, weight decay"
+        f" {training['best_step']} by the unweighted average recall on the validation speakers (of equals, the surer)."
+        f" Learning rate {run['learning_rate']:g}, linear, warm-up over {run['warmup']:g} of all steps, weight decay"
         f" {run['weight_decay']:g}, label smoothing {run['label_smoothing']:g}, class weights {run['class_weights']},"
         f" seed {run['seed']}."
     )
