@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from db.errors import BadOption, NotInstalled, WeightsMissing
-from scheduler.cli import print_json
+from scheduler.cli import EXIT_INTERRUPTED, print_json, stderr
 
 # What fine-tuning imports beyond what a worker has, and of that what shows whether a worker is installed.
 TRAINING_PACKAGES = ("torch", "transformers", "accelerate", "scipy", "sklearn")
@@ -35,6 +35,9 @@ def run(options: dict[str, Any], *, as_json: bool) -> None:
         options["model"] = os.path.abspath(options["model"])
     try:
         found = fine_tune(Settings(**options), shlex.join(["moodreel", *sys.argv[1:]]))
+    except KeyboardInterrupt:
+        stderr().print("Interrupted. The same command carries on from the last checkpoint.")
+        sys.exit(EXIT_INTERRUPTED)
     except LabelError as error:
         raise BadOption(str(error)) from error
     except ModelError as error:

@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -246,9 +247,10 @@ class Split:
         refuse_shared_speakers(self.train, self.validation + self.test)
         refuse_shared_speakers(self.validation, self.test)
 
-    def part_of(self, speaker: str) -> str:
-        """`train`, `validation` or `test`."""
-        return next(part for part in PARTS if speaker in getattr(self, part))
+    @cached_property
+    def parts(self) -> dict[str, str]:
+        """Each speaker's part: `train`, `validation` or `test`."""
+        return {speaker: part for part in PARTS for speaker in getattr(self, part)}
 
 
 def split_speakers(
@@ -274,7 +276,7 @@ def split_speakers(
             " choose when to stop, and yet others to test"
         )
     split = Split(tuple(train), tuple(validation), tuple(test))
-    learned = {clip.emotion for clip in clips if split.part_of(clip.speaker) == "train"}
+    learned = {clip.emotion for clip in clips if split.parts[clip.speaker] == "train"}
     if unseen := sorted({clip.emotion for clip in clips} - learned):
         raise TrainingDataError(
             f"none of the speakers for training shows {', '.join(unseen)}: choose another --seed or --test-speakers"

@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from models.taxonomy import EMOTIONS, FloatArray
 from models.training import model_card
 from models.training.cache import default_folder, digest
 from models.training.examples import PARTS, Examples, split_speakers
-from models.training.fit import last_checkpoint, load, say, train
+from models.training.fit import last_checkpoint, load, pick_precision, say, train
 from models.training.kept_windows import Kept, KeptClip, WindowKeeper
 from models.training.metrics import clip_row, figures, predicted, rounded
 from models.training.settings import Settings, StartCheckpoint
@@ -52,6 +52,7 @@ def fine_tune(settings: Settings, command: str, readers: ReaderPool | None = Non
         MoodreelError, models.errors.ModelError: with a sentence that says what the user can do.
     """
     examples, device = settings.examples(), pick_device(settings.device)
+    settled = replace(settings, device=device, precision=pick_precision(settings.precision, device))
     shares = {"test_share": settings.test_share, "validation_share": settings.validation_share}
     split = split_speakers(examples.clips, **shares, seed=settings.seed, test_speakers=settings.test_speakers)
     run, checkpoints = _run(settings, examples), settings.out / CHECKPOINTS
@@ -59,20 +60,20 @@ def fine_tune(settings: Settings, command: str, readers: ReaderPool | None = Non
         return done
     set_seed(settings.seed)
     start = StartCheckpoint(settings.model, settings.side)
-    network, processor = load(start, examples.emotions)
+    network, processor = load(start, examples.emotions, gradient_checkpointing=settings.gradient_checkpointing)
     folder = settings.cache or default_folder().with_name("training")
     with readers or ReaderPool() as pool:
         kept = WindowKeeper(start, folder, pool).read(examples.clips)
     say(f"{sum(map(len, kept.clips))} windows of {len(kept.clips)} clips, {kept.size_bytes / 1e9:.1f} GB in {folder}")
-    parts = {part: [k for k in kept.clips if split.part_of(k.clip.speaker) == part] for part in PARTS}
+    parts = {part: [k for k in kept.clips if split.parts[k.clip.speaker] == part] for part in PARTS}
     _require_windows(parts, examples, kept, settings.side)
     checkpoints.mkdir(parents=True, exist_ok=True)
     _write(checkpoints / RUN_FILE, json.dumps(run))
     try:
-        state, cost = train(settings, network, processor, parts, examples.emotions, checkpoints, device)
+        state, cost = train(settled, network, processor, parts, examples.emotions, checkpoints)
         best = checkpoints / f"checkpoint-{state.best_global_step}"
         shutil.copytree(best, settings.out, dirs_exist_ok=True, ignore=_all_but_the_model)
-        test = _tested(settings, parts["test"], examples, device)
+        test = _tested(settled, parts["test"], examples)
     except RuntimeError as error:
         if "out of memory" not in str(error):
             raise
@@ -134,9 +135,10 @@ def _found(out: Path, run: dict[str, Any]) -> dict[str, Any] | None:
     before = done.get("run", {}) if done else json.loads(marker.read_text()) if begun else run
     if before != run:
         changed = sorted(name for name in run if before.get(name) != run[name])
-        said = ", ".join(f"{name} was {before.get(name)} and is {run[name]}" for name in changed)
+        said = ", ".join(f"{n} was {before.get(n)} and is {run[n]}" if n != "clips" else "other clips" for n in changed)
         raise BadOption(f"{out} holds another run ({said}): name another --out, or delete it")
     if done:
+        shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
         say(f"{out} is done already; nothing was trained")
     elif not marker.is_file() and out.is_dir() and any(path.name != CHECKPOINTS for path in out.iterdir()):
         raise BadOption(f"{out} holds other files: name a new folder with --out")
@@ -148,10 +150,10 @@ def _all_but_the_model(folder: str, names: list[str]) -> set[str]:
     return {name for name in names if not any(Path(name).match(pattern) for pattern in patterns)}
 
 
-def _tested(settings: Settings, clips: Sequence[KeptClip], examples: Examples, device: str) -> dict[str, Any]:
+def _tested(settings: Settings, clips: Sequence[KeptClip], examples: Examples) -> dict[str, Any]:
     """Figures on the speakers held out, by the very class that annotates with the folder."""
     checkpoint = HubCheckpoint(str(settings.out), settings.side)
-    model = (HubAudioModel if settings.side == AUDIO else HubVideoModel).load(checkpoint, device=device)
+    model = (HubAudioModel if settings.side == AUDIO else HubVideoModel).load(checkpoint, device=settings.device)
     known = np.isin(EMOTIONS, examples.emotions)
     rows = np.stack([clip_row(_judged(model, clip, settings.batch), known) for clip in clips])
     truth = np.array([EMOTIONS.index(clip.clip.emotion) for clip in clips])

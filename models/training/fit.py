@@ -48,11 +48,12 @@ TIE_BREAK = 1e-3  # what one nat of log-probability is worth in recall
 WARM_UP_STEPS = 3  # that speed is not judged by
 
 
-def load(start: StartCheckpoint, emotions: Sequence[str]) -> tuple[Any, Any]:
+def load(start: StartCheckpoint, emotions: Sequence[str], *, gradient_checkpointing: bool = False) -> tuple[Any, Any]:
     """The network with a head for these emotions, and its processor.
 
     Raises:
         ModelError: it cannot be read, or lacks weights that no training here can make up for.
+        BadOption: it cannot do gradient checkpointing.
     """
     audio = start.side == AUDIO
     network, lacking = load_network(
@@ -70,6 +71,12 @@ def load(start: StartCheckpoint, emotions: Sequence[str]) -> tuple[Any, Any]:
         raise ModelError(f"{start.ref} lacks weights of its own network: {', '.join((torn or lacking)[:4])}")
     if hasattr(network, "freeze_feature_encoder"):
         network.freeze_feature_encoder()  # the convolutions of wav2vec 2.0 and its kin are not tuned, as is usual
+    if gradient_checkpointing:
+        if not network.supports_gradient_checkpointing:
+            raise BadOption(f"--gradient-checkpointing: {type(network).__name__} cannot do it")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # transformers 5 has this name and the next one's
+            network.gradient_checkpointing_enable({"use_reentrant": False})
     return network, feature_extractor(start) if audio else image_processor(start)
 
 
@@ -80,28 +87,28 @@ def train(
     parts: dict[str, list[KeptClip]],
     emotions: Sequence[str],
     folder: Path,
-    device: str,
 ) -> tuple[TrainerState, dict[str, Any]]:
-    """Train, or carry on; what became of it, and what it cost."""
+    """Train, or carry on; what became of it, and what it cost.
+
+    Args:
+        settings: with the device and the precision settled.
+        parts: the clips of `train` and of `validation`.
+        folder: of the checkpoints.
+    """
     last = last_checkpoint(folder)
+    for path in folder.glob("checkpoint-*"):
+        if not _is_whole(path):
+            shutil.rmtree(path)
     if last is not None:
         state = TrainerState.load_from_json(str(last / STATE_FILE))
         if state.stateful_callbacks["TrainerControl"]["args"]["should_training_stop"]:
             return state, {}
         say(f"carrying on from step {state.global_step} of {state.max_steps}")
-    if settings.gradient_checkpointing:
-        if not network.supports_gradient_checkpointing:
-            raise BadOption(f"--gradient-checkpointing: {type(network).__name__} cannot do it")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # transformers 5 has this name and the next one's
-            network.gradient_checkpointing_enable({"use_reentrant": False})
     train, validation = (Windows(parts[part], emotions) for part in ("train", "validation"))
-    watch = Watch(len(train), device)
-    name = network.main_input_name
-    audio = settings.side == AUDIO
+    watch, name, audio = Watch(len(train), settings.device), network.main_input_name, settings.side == AUDIO
     trainer = Trainer(
         network,
-        _arguments(settings, folder, device),
+        _arguments(settings, folder),
         SoundCollator(network.config, processor, name) if audio else PictureCollator(processor, name),
         train,
         validation,
@@ -113,12 +120,11 @@ def train(
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=None if last is None else str(last))
-    return trainer.state, watch.cost | {"precision": _precision(settings, device)}
+    return trainer.state, watch.cost | {"precision": settings.precision}
 
 
-def _arguments(settings: Settings, folder: Path, device: str) -> TrainingArguments:
-    when = "epoch" if settings.eval_steps is None else "steps"
-    precision, cuda = _precision(settings, device), device == "cuda"
+def _arguments(settings: Settings, folder: Path) -> TrainingArguments:
+    when, cuda = "epoch" if settings.eval_steps is None else "steps", settings.device == "cuda"
     arguments = TrainingArguments(
         output_dir=str(folder),
         num_train_epochs=settings.epochs,
@@ -130,8 +136,8 @@ def _arguments(settings: Settings, folder: Path, device: str) -> TrainingArgumen
         lr_scheduler_type="linear",
         warmup_steps=settings.warmup,
         weight_decay=settings.weight_decay,
-        bf16=precision == "bfloat16",
-        fp16=precision == "float16",
+        bf16=settings.precision == "bfloat16",
+        fp16=settings.precision == "float16",
         seed=settings.seed,
         eval_strategy=when,
         save_strategy=when,
@@ -162,14 +168,22 @@ def _workers(settings: Settings, cuda: bool) -> int:
     return min(4, os.cpu_count() or 1) if cuda else 0
 
 
-def _precision(settings: Settings, device: str) -> str:
-    """float32, bfloat16 or float16: what was asked for, or the fastest that the processor itself has."""
-    if settings.precision != "auto":
-        return settings.precision
+def pick_precision(asked: str, device: str) -> str:
+    """auto, float32, bfloat16 or float16 to one that the device has; auto is the fastest.
+
+    Raises:
+        BadOption: what was asked for is not there.
+    """
     if device == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
-    has: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    return "bfloat16" if has.get("avx512_bf16") or has.get("amx_bf16") else "float32"
+        has_bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        fastest, lacking = ("bfloat16", "") if has_bfloat16 else ("float16", "bfloat16")
+    else:
+        has: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+        fastest = "bfloat16" if has.get("avx512_bf16") or has.get("amx_bf16") else "float32"
+        lacking = "float16"  # bfloat16 works on any CPU, if slowly
+    if asked == lacking:
+        raise BadOption(f"--precision {asked}: the {'GPU' if device == 'cuda' else 'CPU'} cannot train in it")
+    return fastest if asked == "auto" else asked
 
 
 class Loss:
@@ -205,7 +219,7 @@ def by_clip(logits: npt.NDArray[np.floating], windows: Windows, emotions: Sequen
     rows = np.stack([clip_row(wide[owners == clip], known) for clip in heard])
     truth = np.array([EMOTIONS.index(windows.clips[clip].clip.emotion) for clip in heard])
     found = scores(truth, predicted(rows), known)
-    likelihood = float(np.log(np.maximum(rows[np.arange(len(rows)), truth], TINY)).mean())
+    likelihood = float(np.log(np.maximum(np.nan_to_num(rows[np.arange(len(rows)), truth]), TINY)).mean())
     return {"uar": found["uar"], "wa": found["wa"], "choice": found["uar"] + TIE_BREAK * likelihood}
 
 
@@ -215,7 +229,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
     def __init__(self, n_windows: int, device: str) -> None:
         self._n_windows, self._cuda = n_windows, device == "cuda"
         self._mark = self._seconds = self._epochs = 0.0
-        self._steps, self._epoch = 0, 0.0
+        self._steps, self._counted, self._epoch = 0, 0, 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **others: Any) -> None:
         """Start the clock."""
@@ -227,12 +241,12 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         """One change of the weights."""
         now, self._steps = time.monotonic(), self._steps + 1
         if self._steps > WARM_UP_STEPS or state.max_steps <= WARM_UP_STEPS:
+            self._counted += 1
             self._seconds += now - self._mark
             self._epochs += state.epoch - self._epoch
         self._mark, self._epoch = now, state.epoch
-        counted = self._steps - WARM_UP_STEPS
-        if counted > 0 and sys.stderr.isatty():
-            left = self._seconds / counted * (state.max_steps - state.global_step)
+        if self._counted and sys.stderr.isatty():
+            left = self._seconds / self._counted * (state.max_steps - state.global_step)
             say(f"\repoch {state.epoch:.2f}, step {state.global_step} of {state.max_steps}, {left:.0f} s left   ", "")
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **others: Any) -> None:
@@ -256,21 +270,24 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         process = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
         return {
             "device": name,
-            "steps_measured": max(0, self._steps - WARM_UP_STEPS),
+            "steps_measured": self._counted,
             "windows_per_second": self._epochs * self._n_windows / self._seconds if self._seconds else None,
             "peak_memory_bytes": torch.cuda.max_memory_allocated() if self._cuda else process,
         }
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that is whole. One without its state was being written when the run was killed."""
-    for path in sorted(folder.glob("checkpoint-*"), key=lambda p: -int(p.name.rpartition("-")[2])):
-        try:
-            json.loads((path / STATE_FILE).read_text())
-            return path
-        except (OSError, ValueError):
-            shutil.rmtree(path)
-    return None
+    """The newest checkpoint that is whole."""
+    whole = [path for path in folder.glob("checkpoint-*") if _is_whole(path)]
+    return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """One without its state was being written when the run was killed."""
+    try:
+        return bool(json.loads((checkpoint / STATE_FILE).read_text()))
+    except (OSError, ValueError):
+        return False
 
 
 def say(text: str, end: str = "\n") -> None:

@@ -98,7 +98,7 @@ def _data(found: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     yield f"In {data['without_windows']} clips no window could be judged: no speech, or no face."
     if data["left_out"]:
-        yield f"{len(data['left_out'])} remarks on what was left out are in metrics.json, like: {data['left_out'][0]}."
+        yield f"What was left out otherwise is in metrics.json, in {len(data['left_out'])} sentences."
 
 
 def _by_emotion(test: Mapping[str, Any]) -> Iterator[str]:

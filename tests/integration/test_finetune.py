@@ -15,6 +15,7 @@ from models.checkpoints import HubCheckpoint
 from models.errors import ModelError
 from models.hub import HubAudioModel, HubVideoModel
 from models.presets import COMPACT_AUDIO, Preset
+from models.training import finetune
 from models.training.batches import MIN_SAMPLES, PictureCollator, SoundCollator, Windows
 from models.training.corpora import Clip
 from models.training.finetune import fine_tune
@@ -243,7 +244,6 @@ def test_a_checkpoint_that_was_being_written_is_not_carried_on_from(tmp_path):
         if state:
             (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(state)
     assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-9"
-    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-9"]
 
 
 def test_a_network_of_another_kind_or_without_its_weights_is_refused(tmp_path):
@@ -283,13 +283,36 @@ def test_a_small_network_learns_to_tell_tones_apart(tmp_path):
         "It does not know neutral, calm",
     ):
         assert part in card
-    assert str(tmp_path) not in card.replace(found["data"]["left_out"][0], "")
+    assert str(tmp_path) not in card
 
     weights = (out / "model.safetensors").read_bytes()
     assert fine_tune(settings(tmp_path, "audio"), "", readers()) == json.loads(json.dumps(found)), "done already"
     assert (out / "model.safetensors").read_bytes() == weights
     with pytest.raises(BadOption, match=r"holds another run \(epochs was 6 and is 7\)"):
         fine_tune(settings(tmp_path, "audio", epochs=7), "", readers())
+
+
+def test_a_run_that_was_killed_when_all_was_trained_is_only_finished(tmp_path, monkeypatch):
+    corpus_of_tones(tmp_path, "abc")
+    save(tmp_path / "model", "wav2vec2", ["a", "b"])
+    with monkeypatch.context() as patched:
+        patched.setattr(finetune, "_tested", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            fine_tune(settings(tmp_path, "audio", max_steps=3, patience=1), "", readers())
+    checkpoints = tmp_path / "out" / "checkpoints"
+    best = json.loads((last_checkpoint(checkpoints) / "trainer_state.json").read_text())["best_global_step"]
+    weights = (checkpoints / f"checkpoint-{best}" / "model.safetensors").read_bytes()
+    (checkpoints / "checkpoint-9").mkdir()  # was being written
+    with monkeypatch.context() as patched:
+        patched.setattr("models.training.fit.Trainer", interrupt)
+        found = fine_tune(settings(tmp_path, "audio", max_steps=3, patience=1), "", readers())
+    assert found["training"]["steps"] == 3
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == weights
+    assert not checkpoints.exists()
+
+
+def interrupt(*_):
+    raise KeyboardInterrupt
 
 
 def test_a_video_model_is_trained_with_all_that_saves_memory(tmp_path):

@@ -140,7 +140,7 @@ def test_every_speaker_is_on_one_side_and_the_seed_decides_which():
     split = split_speakers(clips(everybody), **SHARES)
     assert sorted(split.train + split.validation + split.test) == list(everybody)
     assert (len(split.train), len(split.validation), len(split.test)) == (6, 2, 2)
-    assert {split.part_of(name) for name in everybody} == set(PARTS)
+    assert {split.parts[name] for name in everybody} == set(PARTS)
     assert split == split_speakers(clips(everybody[::-1]), **SHARES)
     assert split != split_speakers(clips(everybody), **SHARES | {"seed": 2})
 
