@@ -32,7 +32,7 @@ Each class carries a code, and the code is what `failures` shows. Whether trying
     + DatabaseUnreachable
       - DatabaseFull
   · BadOption
-  · TrainingDataError
+  · Untrainable
   · PipelineUnknown
   · BrokerUnreachable
   · Cancelled
@@ -136,7 +136,7 @@ _LIST = (
     ("bad_option", _PERMANENT,
      "An option has a value that it cannot have.",
      "See `moodreel --help`."),
-    ("training_data", _PERMANENT,
+    ("untrainable", _PERMANENT,
      "What was given to train on cannot be trained on: no clips, labels that mean no emotion, too few speakers.",
      "See docs/training.md for what a folder or a manifest must hold."),
     ("cancelled", _PERMANENT,
@@ -349,10 +349,10 @@ class BadOption(MoodreelError):
     code = "bad_option"
 
 
-class TrainingDataError(MoodreelError):
+class Untrainable(MoodreelError):
     """Raised when a folder or a manifest does not hold what a model can be trained on."""
 
-    code = "training_data"
+    code = "untrainable"
 
 
 class PipelineUnknown(MoodreelError):

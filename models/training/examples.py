@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from db.errors import PathMissing, TrainingDataError
+from db.errors import PathMissing, Untrainable
 from models.checkpoints import VIDEO
 from models.errors import LabelError
 from models.labels import Given, map_labels
@@ -121,7 +121,7 @@ def in_folder(folder: Path, side: str, name: str | None = None) -> Examples:
 
     Raises:
         PathMissing: there is no such folder.
-        TrainingDataError: it holds no clip of such a corpus.
+        Untrainable: it holds no clip of such a corpus.
     """
     if not folder.is_dir():
         raise PathMissing(f"{folder}: there is no such folder")
@@ -138,7 +138,7 @@ def in_folder(folder: Path, side: str, name: str | None = None) -> Examples:
         ranked[found["utterance"]] = min((rank, path), ranked.get(found["utterance"], (rank, path)))
     if not ranked:
         wanted = name or " or ".join(c.name for c in CORPORA)
-        raise TrainingDataError(
+        raise Untrainable(
             f"{folder} holds no clip for {side} that is named as {wanted} names its clips ({len(paths)} files"
             f" {', '.join(suffixes)} were looked at); clips with other names need a --manifest"
         )
@@ -160,17 +160,17 @@ def in_manifest(manifest: Path, *, speaker_pattern: str | None = None, given: Gi
 
     Raises:
         PathMissing: there is no such file.
-        TrainingDataError: it cannot be read, lacks a column or the speakers, or a row of it makes no sense.
+        Untrainable: it cannot be read, lacks a column or the speakers, or a row of it makes no sense.
     """
     rows = _rows(manifest)
     if speaker_pattern is None and "speaker" not in rows[0][1]:
-        raise TrainingDataError(f"{manifest} has no column speaker: {SPEAKER_HINT}")
+        raise Untrainable(f"{manifest} has no column speaker: {SPEAKER_HINT}")
     try:
         pattern = None if speaker_pattern is None else re.compile(speaker_pattern)
         labels = sorted({row["label"] for _, row in rows})
         targets = dict(zip(labels, map_labels(labels, given, of=str(manifest)).targets, strict=True))
     except (LabelError, re.error) as error:
-        raise TrainingDataError(str(error)) from error
+        raise Untrainable(str(error)) from error
     clips = [
         Clip(manifest.parent / row["path"], emotion, _speaker(where, row, pattern), *_stretch(where, row))
         for where, row in rows
@@ -191,17 +191,17 @@ def _rows(manifest: Path) -> list[tuple[str, dict[str, str]]]:
             if missing:
                 has = ", ".join(reader.fieldnames or ("nothing",))
                 lacks = " and no column ".join(missing)
-                raise TrainingDataError(f"{manifest} has no column {lacks}; its first line is {has}")
+                raise Untrainable(f"{manifest} has no column {lacks}; its first line is {has}")
             rows = [(f"{manifest}, line {reader.line_num}", _stripped(row)) for row in reader]
     except FileNotFoundError as error:
         raise PathMissing(f"{manifest}: there is no such file") from error
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise TrainingDataError(f"{manifest} cannot be read: {error}") from error
+        raise Untrainable(f"{manifest} cannot be read: {error}") from error
     for where, row in rows:
         if not row["path"] or not row["label"]:
-            raise TrainingDataError(f"{where}: no path, or no label")
+            raise Untrainable(f"{where}: no path, or no label")
     if not rows:
-        raise TrainingDataError(f"{manifest} names no clip")
+        raise Untrainable(f"{manifest} names no clip")
     return rows
 
 
@@ -212,11 +212,11 @@ def _stripped(row: Mapping[Any, Any]) -> dict[str, str]:
 def _speaker(where: str, row: Mapping[str, str], pattern: re.Pattern[str] | None) -> str:
     if pattern is None:
         if not row["speaker"]:
-            raise TrainingDataError(f"{where}: no speaker; {SPEAKER_HINT}")
+            raise Untrainable(f"{where}: no speaker; {SPEAKER_HINT}")
         return row["speaker"]
     found = pattern.search(row["path"])
     if found is None or not pattern.groups or not found[1]:
-        raise TrainingDataError(f"{where}: --speaker-pattern {pattern.pattern!r} finds no speaker in {row['path']}")
+        raise Untrainable(f"{where}: --speaker-pattern {pattern.pattern!r} finds no speaker in {row['path']}")
     return found[1]
 
 
@@ -225,9 +225,9 @@ def _stretch(where: str, row: Mapping[str, str]) -> tuple[float, float | None]:
         start = float(row.get("start") or 0.0)
         end = float(row["end"]) if row.get("end") else None
     except ValueError as error:
-        raise TrainingDataError(f"{where}: start and end are seconds; {error}") from error
+        raise Untrainable(f"{where}: start and end are seconds; {error}") from error
     if not 0 <= start < math.inf or (end is not None and not start < end < math.inf):
-        raise TrainingDataError(f"{where}: a stretch must end after its start, got {start:g} to {row.get('end')}")
+        raise Untrainable(f"{where}: a stretch must end after its start, got {start:g} to {row.get('end')}")
     return start, end
 
 
@@ -259,26 +259,26 @@ def split_speakers(
     """Hold speakers out: those that are named, or by chance that share of all, at least one on each side.
 
     Raises:
-        TrainingDataError: there are too few speakers, a name is nobody's, or an emotion is left without an example.
+        Untrainable: there are too few speakers, a name is nobody's, or an emotion is left without an example.
     """
     everybody = sorted({clip.speaker for clip in clips})
     nobody = sorted(set(test_speakers) - set(everybody))
     if nobody:
-        raise TrainingDataError(f"nobody is called {', '.join(nobody)}; the speakers are {', '.join(everybody)}")
+        raise Untrainable(f"nobody is called {', '.join(nobody)}; the speakers are {', '.join(everybody)}")
     n_test, n_validation = (max(1, round(share * len(everybody))) for share in (test_share, validation_share))
     drawn = [str(name) for name in np.random.default_rng(seed).permutation(everybody)]
     test = sorted(test_speakers or drawn[:n_test])
     others = [name for name in drawn if name not in test]
     validation, train = sorted(others[:n_validation]), sorted(others[n_validation:])
     if not train:
-        raise TrainingDataError(
+        raise Untrainable(
             f"{len(everybody)} speakers are too few ({', '.join(everybody)}): some are needed for training, others to"
             " choose when to stop, and yet others to test"
         )
     split = Split(tuple(train), tuple(validation), tuple(test))
     learned = {clip.emotion for clip in clips if split.parts[clip.speaker] == "train"}
     if unseen := sorted({clip.emotion for clip in clips} - learned):
-        raise TrainingDataError(
+        raise Untrainable(
             f"none of the speakers for training shows {', '.join(unseen)}: choose another --seed or --test-speakers"
         )
     return split

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from transformers import TrainerState, set_seed
 
-from db.errors import BadOption, OutOfMemory, TrainingDataError
+from db.errors import BadOption, OutOfMemory, Untrainable
 from models.checkpoints import AUDIO, CONFIG_FILE, PROCESSOR_FILE, SAFETENSORS, HubCheckpoint
 from models.hub import HubAudioModel, HubVideoModel
 from models.taxonomy import EMOTIONS, FloatArray
@@ -104,7 +104,7 @@ def _require_windows(parts: dict[str, list[KeptClip]], examples: Examples, kept:
     """Say what was left out, and refuse what cannot be trained or measured.
 
     Raises:
-        TrainingDataError: windows are lacking.
+        Untrainable: windows are lacking.
     """
     for sentence in (*examples.left_out, *kept.failures):
         say(f"left out: {sentence}")
@@ -117,7 +117,7 @@ def _require_windows(parts: dict[str, list[KeptClip]], examples: Examples, kept:
         lacking = sorted(needed.get(part, set()) - emotions)
         if lacking or not emotions:
             what = f" that shows {', '.join(lacking)}" if lacking else ""
-            raise TrainingDataError(
+            raise Untrainable(
                 f"no window with {SHOWS[side]}{what} is left for {part}: of {len(examples.clips)} clips"
                 f" {len(kept.failures)} could not be read, and {silent} have no window with {SHOWS[side]}"
             )

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from db.errors import DecoderError, InputError, MoodreelError, PathMissing, TrainingDataError
+from db.errors import DecoderError, InputError, MoodreelError, PathMissing, Untrainable
 from db.identity import Source
 from models.checkpoints import VIDEO, HubCheckpoint
 from models.presets import COMPACT, COMPACT_AUDIO, Preset
@@ -124,7 +124,7 @@ class WindowKeeper:
     def _outcome(self, clip: Clip) -> KeptClip | MoodreelError:
         try:
             return self.keep(clip)
-        except (InputError, DecoderError, TrainingDataError) as error:
+        except (InputError, DecoderError, Untrainable) as error:
             return error
 
     def keep(self, clip: Clip) -> KeptClip:
@@ -186,7 +186,7 @@ class WindowKeeper:
         ends = [end for end in (clip.end_seconds, file_seconds) if end is not None]
         seconds = min(ends, default=0.0) - clip.start_seconds
         if seconds <= 0:
-            raise TrainingDataError(f"{source.uri} has no sound or picture after {clip.start_seconds:g} s")
+            raise Untrainable(f"{source.uri} has no sound or picture after {clip.start_seconds:g} s")
         return sink.index(cut.close(plan.count(seconds), seconds))
 
     def _request(self, clip: Clip) -> ReadRequest:

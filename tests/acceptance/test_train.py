@@ -97,10 +97,10 @@ def test_what_was_trained_annotates(work, media, monkeypatch, capsys):
 
 MISTAKES = {
     "no folder": ({"--manifest": None, "--data": "nowhere"}, 1, "no such folder", "path_missing"),
-    "no clips": ({"--manifest": None, "--data": "empty"}, 1, "holds no clip for audio", "training_data"),
-    "no speakers": ({"--manifest": "nobody.csv"}, 1, "no column speaker", "training_data"),
+    "no clips": ({"--manifest": None, "--data": "empty"}, 1, "holds no clip for audio", "untrainable"),
+    "no speakers": ({"--manifest": "nobody.csv"}, 1, "no column speaker", "untrainable"),
     "folder and manifest": ({"--data": "empty"}, 2, "either a folder of clips", "bad_option"),
-    "nobody": ({"--test-speakers": "zoe"}, 1, "nobody is called zoe; the speakers are a, b, c, d", "training_data"),
+    "nobody": ({"--test-speakers": "zoe"}, 1, "nobody is called zoe; the speakers are a, b, c, d", "untrainable"),
     "torn model": ({"--model": "torn"}, 1, "torn cannot be loaded", "weights_missing"),
     "no model": ({"--model": "no such model"}, 1, "neither a folder nor the name of a model", "weights_missing"),
     "no label map": ({"--label-map": "torn/config.json"}, 2, "label map", "bad_option"),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from db.errors import BadOption, TrainingDataError
+from db.errors import BadOption, Untrainable
 from db.rows import SpanClaim
 from models.checkpoints import HubCheckpoint
 from models.errors import ModelError
@@ -144,7 +144,7 @@ def test_clips_are_decoded_once(film, wav2vec2, tmp_path, monkeypatch):
 
 
 def test_what_lies_after_the_end_is_no_clip(film, wav2vec2, tmp_path):
-    with readers() as pool, pytest.raises(TrainingDataError, match="no sound or picture after 9 s"):
+    with readers() as pool, pytest.raises(Untrainable, match="no sound or picture after 9 s"):
         WindowKeeper(wav2vec2, tmp_path, pool).keep(Clip(film, "sad", "a", 9.0))
 
 
@@ -341,7 +341,7 @@ def test_clips_in_which_nothing_can_be_judged_are_refused_by_part(tmp_path):
     write_manifest(tmp_path / "clips.csv", rows)
     write_tone(tmp_path / "a.wav", 300)
     save(tmp_path / "model", "wav2vec2", ["a", "b"])
-    with pytest.raises(TrainingDataError, match=r"with speech that shows happy, sad is left for train.* 6 have"):
+    with pytest.raises(Untrainable, match=r"with speech that shows happy, sad is left for train.* 6 have"):
         fine_tune(settings(tmp_path, "audio"), "")  # the real voice detector
     assert not (tmp_path / "out").exists()
 

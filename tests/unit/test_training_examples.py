@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from db.errors import PathMissing, TrainingDataError
+from db.errors import PathMissing, Untrainable
 from models.training.corpora import Clip
 from models.training.examples import PARTS, Split, in_folder, in_manifest, split_speakers
 from models.training.protocols import SharedSpeakers
@@ -74,12 +74,12 @@ def test_names_tell_emotion_speaker_and_terms(tmp_path):
 
 def test_a_folder_without_clips_is_refused_with_what_was_looked_for(tmp_path):
     touch(tmp_path, *RAVDESS_FILES)
-    with pytest.raises(TrainingDataError, match=r"named as crema-d names its clips.*--manifest"):
+    with pytest.raises(Untrainable, match=r"named as crema-d names its clips.*--manifest"):
         in_folder(tmp_path, "audio", "crema-d")
     with pytest.raises(PathMissing, match="nowhere"):
         in_folder(tmp_path / "nowhere", "audio")
     touch(tmp_path / "sound", "03-01-03-01-01-01-01.wav")
-    with pytest.raises(TrainingDataError, match="no clip for video"):
+    with pytest.raises(Untrainable, match="no clip for video"):
         in_folder(tmp_path / "sound", "video")
 
 
@@ -123,7 +123,7 @@ def test_labels_can_be_mapped_or_left_out(tmp_path):
     ],
 )
 def test_a_manifest_that_makes_no_sense_is_refused_with_its_line(tmp_path, text, pattern, says):
-    with pytest.raises(TrainingDataError, match=says):
+    with pytest.raises(Untrainable, match=says):
         in_manifest(manifest(tmp_path, text), speaker_pattern=pattern)
 
 
@@ -131,7 +131,7 @@ def test_a_manifest_that_is_not_there_or_no_text(tmp_path):
     with pytest.raises(PathMissing, match="no such file"):
         in_manifest(tmp_path / "clips.csv")
     (tmp_path / "clips.csv").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(TrainingDataError, match="cannot be read"):
+    with pytest.raises(Untrainable, match="cannot be read"):
         in_manifest(tmp_path / "clips.csv")
 
 
@@ -148,15 +148,15 @@ def test_every_speaker_is_on_one_side_and_the_seed_decides_which():
 def test_the_speakers_to_test_can_be_named():
     split = split_speakers(clips("abcdef"), **SHARES, test_speakers=("e", "b"))
     assert split.test == ("b", "e")
-    with pytest.raises(TrainingDataError, match=r"nobody is called x; the speakers are a, b, c"):
+    with pytest.raises(Untrainable, match=r"nobody is called x; the speakers are a, b, c"):
         split_speakers(clips("abc"), **SHARES, test_speakers=("x",))
 
 
 def test_a_split_that_cannot_be_learned_from_is_refused():
-    with pytest.raises(TrainingDataError, match="2 speakers are too few"):
+    with pytest.raises(Untrainable, match="2 speakers are too few"):
         split_speakers(clips("ab"), **SHARES)
     alone = [*clips("abcd", ("sad",)), Clip(Path("x"), "happy", "a")]
-    with pytest.raises(TrainingDataError, match="none of the speakers for training shows happy"):
+    with pytest.raises(Untrainable, match="none of the speakers for training shows happy"):
         split_speakers(alone, **SHARES, test_speakers=("a",))
 
 
