@@ -130,19 +130,29 @@ def _found(out: Path, run: dict[str, Any]) -> dict[str, Any] | None:
         BadOption: it holds something else.
     """
     metrics, marker = out / METRICS_FILE, out / CHECKPOINTS / RUN_FILE
-    done: dict[str, Any] | None = json.loads(metrics.read_text()) if metrics.is_file() else None
-    begun = marker.is_file() and last_checkpoint(marker.parent) is not None
-    before = done.get("run", {}) if done else json.loads(marker.read_text()) if begun else run
-    if before != run:
+    done = _read(metrics)
+    before = done["run"] if "run" in done else _read(marker) if last_checkpoint(marker.parent) else {}
+    if before not in ({}, run):
         changed = sorted(name for name in run if before.get(name) != run[name])
         said = ", ".join(f"{n} was {before.get(n)} and is {run[n]}" if n != "clips" else "other clips" for n in changed)
         raise BadOption(f"{out} holds another run ({said}): name another --out, or delete it")
-    if done:
+    if "run" in done:
         shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
         say(f"{out} is done already; nothing was trained")
-    elif not marker.is_file() and out.is_dir() and any(path.name != CHECKPOINTS for path in out.iterdir()):
+        return done
+    strange = any(path.name != CHECKPOINTS for path in out.iterdir()) if out.is_dir() else out.exists()
+    if strange and not marker.is_file():
         raise BadOption(f"{out} holds other files: name a new folder with --out")
-    return done
+    return None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A JSON object; an empty one if there is none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _all_but_the_model(folder: str, names: list[str]) -> set[str]:

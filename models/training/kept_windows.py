@@ -11,6 +11,7 @@ from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -137,7 +138,7 @@ class WindowKeeper:
             source = Source.of(clip.path, clip.path.stat())
         except OSError as error:
             raise PathMissing(f"{clip.path}: {error.strerror}") from error
-        name = digest([VERSION, self._key, source.uri, source.version, clip.start_seconds, clip.end_seconds])
+        name = digest([*self._key, source.uri, source.version, clip.start_seconds, clip.end_seconds])
         data, index = self._folder / f"{name}.data", self._folder / f"{name}.npy"
         if not index.exists():
             partial = self._folder / f"{name}.{os.getpid()}-{threading.get_ident()}.partial"
@@ -153,11 +154,12 @@ class WindowKeeper:
         side = self._sampling.frame_pixels
         return KeptClip(clip, data, np.load(index), None if side is None else (side, side, 3))
 
-    @property
+    @cached_property
     def _key(self) -> list[Any]:
+        """What decides the windows, apart from the clip."""
         config = Recipe().config
-        how = vars(self._sampling) if self._seen else config["voice_detector"]
-        return [self._seen, how, config["face_detector"], config["plan"], config["gates"]]
+        how = [vars(self._sampling), config["face_detector"]] if self._seen else [config["voice_detector"]]
+        return [VERSION, *how, config["plan"], config["gates"]]
 
     def _read(self, clip: Clip, source: Source, file: BinaryIO) -> IntArray:
         sink = _Pictures(file, self._sampling.n_frames or 0) if self._seen else _Sounds(file)
@@ -212,6 +214,7 @@ class WindowKeeper:
         end_sample = None if clip.end_seconds is None else round(clip.end_seconds * SAMPLE_RATE_HZ)
         rate_hz, every = self._sampling.rate_hz, self._sampling.face_every
         first_point = -int(-(clip.start_seconds * rate_hz - 1e-6) // every) * every
+        shown: Picture | None = None  # a picture comes only once, maybe before the stretch's first point
         for event in events:
             match event:
                 case Sound():
@@ -219,9 +222,12 @@ class WindowKeeper:
                     yield Sound(event.start_sample - first_sample, piece)
                 case Voice():
                     yield Voice(event.first_chunk - round(first_sample / CHUNK_SAMPLES), event.probabilities)
-                case Picture() if event.grid_index >= first_point:
+                case Picture():
+                    shown = shown if event.frame is None else event
+                    frame = shown.frame if shown and shown.source_seconds == event.source_seconds else None
                     point = event.grid_index - first_point
-                    yield replace(event, grid_index=point, t_seconds=point / rate_hz)
+                    if point >= 0:
+                        yield replace(event, grid_index=point, t_seconds=point / rate_hz, frame=frame)
                 case End():
                     yield event
 

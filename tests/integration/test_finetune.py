@@ -3,6 +3,7 @@
 import json
 import shutil
 from concurrent.futures import Future
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -124,6 +125,15 @@ def test_a_stretch_has_windows_of_its_own(film, vivit, wav2vec2, tmp_path):
     assert numbers[0] == [int((first_seconds + k / 16) * 25) for k in range(32)]
     assert len(numbers) == 2
     assert numbers[1][0] == int((first_seconds + 1) * 25)
+
+
+def test_a_stretch_begins_with_what_was_on_screen_before(vivit, tmp_path):
+    slow = write(tmp_path / "slow.mp4", Pictures(steady(5, 4), rate_hz=Fraction(4), time_base=Fraction(1, 4)))
+    with readers() as pool:
+        first = WindowKeeper(vivit, tmp_path, pool).keep(Clip(slow, "sad", "a", 1.02, 3.3)).window(0)
+    first_seconds = 1.125  # the first point after 1.02 s that counts; the picture on it came on at 1 s
+    numbers = [number_on(frame.mean(axis=2)) for frame in first]
+    assert numbers == [int((first_seconds + k / 16) * 4) for k in range(32)]
 
 
 def test_clips_are_decoded_once(film, wav2vec2, tmp_path, monkeypatch):
@@ -349,8 +359,10 @@ def test_clips_in_which_nothing_can_be_judged_are_refused_by_part(tmp_path):
 def test_a_folder_with_other_files_is_left_alone(tmp_path):
     corpus_of_tones(tmp_path, "abc")
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "thesis.txt").touch()
-    with pytest.raises(BadOption, match="holds other files"):
-        fine_tune(settings(tmp_path, "audio"), "")
+    (tmp_path / "out" / "metrics.json").write_text("[0.3, 0.4]")
+    (tmp_path / "file").touch()
+    for out in ("out", "file"):
+        with pytest.raises(BadOption, match=f"{out} holds other files"):
+            fine_tune(settings(tmp_path, "audio", out=tmp_path / out), "")
     with pytest.raises(BadOption, match="either a folder of clips"):
         fine_tune(settings(tmp_path, "audio", data=tmp_path), "")
