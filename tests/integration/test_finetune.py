@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import transformers as hf
 
 from db.errors import BadOption, Untrainable
 from db.rows import SpanClaim
@@ -23,7 +24,7 @@ from models.training.finetune import fine_tune
 from models.training.fit import Loss, by_clip, last_checkpoint, load
 from models.training.kept_windows import KeptClip, WindowKeeper
 from models.training.settings import Settings, StartCheckpoint
-from tests.checkpoints import AUDIO, CREMA_D, VIDEO, save
+from tests.checkpoints import AUDIO, CREMA_D, VIDEO, processor, save
 from tests.clips import Pictures, Track, number_on, steady, write
 from tests.training import corpus_of_sides, corpus_of_tones, readers, write_manifest, write_tone
 from worker.recipe import Recipe
@@ -194,8 +195,6 @@ def test_networks_for_sound_are_trained_on_what_they_are_given_later(name, tmp_p
 
 def save_ast(folder: Path) -> Path:
     """A spectrogram transformer, as small as the others."""
-    import transformers as hf
-
     small = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
     config = hf.ASTConfig(**small, max_length=256, num_mel_bins=32)
     hf.ASTForAudioClassification(config).save_pretrained(folder)
@@ -217,6 +216,33 @@ def test_networks_for_pictures_are_trained_on_what_they_are_given_later(name, tm
     processor.save_pretrained(tmp_path / "out")
     later = HubVideoModel.load(HubCheckpoint(str(tmp_path / "out"), "video")).predict(clip[None])
     np.testing.assert_allclose(trained[0], later[0, [2, 3]], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "body"),
+    [
+        ("wav2vec2", "Wav2Vec2ForPreTraining", "wav2vec2.encoder.layers.1.attention.k_proj.weight"),
+        ("hubert", "HubertModel", "encoder.layers.1.attention.k_proj.weight"),
+        ("whisper", "WhisperForConditionalGeneration", "model.encoder.layers.1.self_attn.k_proj.weight"),
+        ("videomae", "VideoMAEForPreTraining", "videomae.encoder.layer.1.attention.attention.query.weight"),
+    ],
+)
+def test_a_pretrained_network_gets_a_head(name, kind, body, tmp_path):
+    _, config, small = (AUDIO | VIDEO)[name]
+    decoder = {"num_hidden_layers": 1, "num_attention_heads": 2, "hidden_size": 16, "intermediate_size": 32}
+    before = getattr(hf, kind)(config(**small, **{f"decoder_{key}": value for key, value in decoder.items()}))
+    before.save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    old_names = {"parametrizations.weight.original0": "weight_g", "parametrizations.weight.original1": "weight_v"}
+    weights = before.state_dict()
+    for new, old in old_names.items():
+        weights = {key.replace(new, old): value for key, value in weights.items()}
+    torch.save(weights, tmp_path / "pytorch_model.bin")  # as Meta's checkpoints lie on the hub
+    processor(name).save_pretrained(tmp_path)
+    network, _ = load(StartCheckpoint(str(tmp_path), "audio" if name in AUDIO else "video"), ("happy", "sad"))
+    (after,) = [value for key, value in network.state_dict().items() if key.endswith(body.partition("encoder")[2])]
+    assert torch.equal(after, before.state_dict()[body])
+    assert network.config.id2label == {0: "happy", 1: "sad"}
 
 
 def test_rare_labels_weigh_more_and_the_size_of_a_batch_does_not(tmp_path):
