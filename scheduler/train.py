@@ -57,7 +57,7 @@ def _print(found: dict[str, Any], out: Path) -> None:
     )
     if cost.get("windows_per_second"):
         click.echo(
-            f"{cost['windows_per_second']:.2f} windows a second over {cost['steps_measured']} steps, at most"
+            f"{cost['windows_per_second']:.3g} windows a second over {cost['steps_measured']} steps, at most"
             f" {cost['peak_memory_bytes'] / 1e9:.2f} GB of memory; {cost['device']}, {cost['precision']}"
         )
     click.echo(f"{out} is ready: moodreel annotate --{side}-model {shlex.quote(str(out))} VIDEO...")

@@ -135,6 +135,6 @@ def _training(found: Mapping[str, Any]) -> Iterator[str]:
     )
     if cost.get("windows_per_second"):
         yield (
-            f"{cost['windows_per_second']:.1f} windows a second and at most {cost['peak_memory_bytes'] / 1e9:.2f} GB on"
+            f"{cost['windows_per_second']:.3g} windows a second and at most {cost['peak_memory_bytes'] / 1e9:.2f} GB on"
             f" {cost['device']}, {cost['precision']}."
         )
