@@ -32,6 +32,7 @@ Each class carries a code, and the code is what `failures` shows. Whether trying
     + DatabaseUnreachable
       - DatabaseFull
   · BadOption
+  · Untrainable
   · PipelineUnknown
   · BrokerUnreachable
   · Cancelled
@@ -135,6 +136,9 @@ _LIST = (
     ("bad_option", _PERMANENT,
      "An option has a value that it cannot have.",
      "See `moodreel --help`."),
+    ("untrainable", _PERMANENT,
+     "What was given to train on cannot be trained on: no clips, labels that mean no emotion, too few speakers.",
+     "See docs/training.md for what a folder or a manifest must hold."),
     ("cancelled", _PERMANENT,
      "It was cancelled before it was done.",
      "Put it back into the queue with `moodreel retry --code cancelled`."),
@@ -343,6 +347,12 @@ class BadOption(MoodreelError):
     """Raised when an option has a value that it cannot have."""
 
     code = "bad_option"
+
+
+class Untrainable(MoodreelError):
+    """Raised when a folder or a manifest does not hold what a model can be trained on."""
+
+    code = "untrainable"
 
 
 class PipelineUnknown(MoodreelError):

@@ -5,6 +5,7 @@ nothing but tensors; code that comes with a checkpoint never runs. Nothing here 
 """
 
 import pickle
+from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -56,7 +57,7 @@ class HubAudioModel(HubModel):
 
     def __init__(self, classifier: Any, extractor: Any, label_map: LabelMap, device: str, dtype: torch.dtype) -> None:
         super().__init__(classifier, label_map, device, dtype)
-        self._extractor, self._options = extractor, _extractor_options(classifier.config, extractor)
+        self._extractor, self._options = extractor, extractor_options(classifier.config, extractor)
 
     @classmethod
     def load(cls, checkpoint: HubCheckpoint, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Self:
@@ -66,10 +67,7 @@ class HubAudioModel(HubModel):
             ModelError: it cannot be read, does not fit its own architecture, or does not hear 16 kHz.
         """
         classifier = _classifier(AutoModelForAudioClassification, checkpoint)
-        extractor = _processor(AutoFeatureExtractor, checkpoint)
-        if getattr(extractor, "sampling_rate", SAMPLE_RATE_HZ) != SAMPLE_RATE_HZ:
-            raise ModelError(f"{checkpoint.ref} hears {extractor.sampling_rate} Hz; only 16,000 is supported")
-        return cls(classifier, extractor, checkpoint.label_map, device, dtype)
+        return cls(classifier, feature_extractor(checkpoint), checkpoint.label_map, device, dtype)
 
     @torch.inference_mode()
     def predict(self, waveforms: FloatArray, lengths_samples: IntArray) -> FloatArray:
@@ -104,12 +102,46 @@ class HubAudioModel(HubModel):
         return tensor
 
 
-def _extractor_options(config: Any, extractor: Any) -> dict[str, Any]:
+def feature_extractor(checkpoint: HubCheckpoint) -> Any:
+    """What makes a network's input of sound.
+
+    Raises:
+        ModelError: it cannot be read, or does not hear 16 kHz.
+    """
+    extractor = _processor(AutoFeatureExtractor, checkpoint)
+    if getattr(extractor, "sampling_rate", SAMPLE_RATE_HZ) != SAMPLE_RATE_HZ:
+        raise ModelError(f"{checkpoint.ref} hears {extractor.sampling_rate} Hz; only 16,000 is supported")
+    return extractor
+
+
+def extractor_options(config: Any, extractor: Any) -> dict[str, Any]:
     """Whisper's encoder takes one length only, twice its positions in spectrogram frames, which may have been cut."""
     if config.model_type != "whisper":
         return {}
     samples = 2 * config.max_source_positions * extractor.hop_length
     return {"padding": "max_length", "max_length": samples, "truncation": True}
+
+
+@dataclass(frozen=True)
+class PixelScale:
+    """A processor's arithmetic on pixels, as one slope and one shift for each colour: (3, 1, 1) float32."""
+
+    slope: Tensor
+    shift: Tensor
+
+    @classmethod
+    def of(cls, processor: Any, device: torch.device) -> Self:
+        """What a checkpoint's own image processor does."""
+        factor = processor.rescale_factor if processor.do_rescale else 1.0
+        offset = 1.0 if getattr(processor, "offset", False) else 0.0
+        mean, std = (processor.image_mean, processor.image_std) if processor.do_normalize else (0.0, 1.0)
+        mean, std = (torch.tensor(value).float().expand(3).view(3, 1, 1) for value in (mean, std))
+        return cls((factor / std).to(device), (-(offset + mean) / std).to(device))
+
+    def normalised(self, pictures: ByteArray) -> Tensor:
+        """(..., height, width, 3) uint8 to (..., 3, height, width) float32, on the scale's device."""
+        pixels = torch.from_numpy(np.ascontiguousarray(pictures)).to(self.slope.device).movedim(-1, -3)
+        return pixels.float() * self.slope + self.shift
 
 
 class PixelModel(HubModel):
@@ -123,11 +155,7 @@ class PixelModel(HubModel):
         super().__init__(classifier, checkpoint.label_map, device, dtype)
         side = self.input_size = checkpoint.geometry.side_pixels
         self._shape = (*((checkpoint.n_frames,) if checkpoint.kind == VIDEO else ()), side, side, 3)
-        factor = processor.rescale_factor if processor.do_rescale else 1.0
-        offset = 1.0 if getattr(processor, "offset", False) else 0.0
-        mean, std = (processor.image_mean, processor.image_std) if processor.do_normalize else (0.0, 1.0)
-        mean, std = (torch.tensor(value).float().expand(3).view(3, 1, 1) for value in (mean, std))
-        self._slope, self._shift = (t.to(self._device) for t in (factor / std, -(offset + mean) / std))
+        self._scale = PixelScale.of(processor, self._device)
 
     @classmethod
     def load(cls, checkpoint: HubCheckpoint, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Self:
@@ -136,7 +164,7 @@ class PixelModel(HubModel):
         Raises:
             ModelError: it cannot be read, or does not fit its own architecture.
         """
-        processor = _processor(AutoImageProcessor, checkpoint)
+        processor = image_processor(checkpoint)
         return cls(_classifier(cls.auto, checkpoint), processor, checkpoint, device, dtype)
 
     @torch.inference_mode()
@@ -160,8 +188,7 @@ class PixelModel(HubModel):
 
     def normalised(self, pictures: ByteArray) -> Tensor:
         """What the network is given: (..., height, width, 3) uint8 to (..., 3, height, width) float32."""
-        pixels = torch.from_numpy(np.ascontiguousarray(pictures)).to(self._device).movedim(-1, -3)
-        return pixels.float() * self._slope + self._shift
+        return self._scale.normalised(pictures)
 
 
 class HubVideoModel(PixelModel):
@@ -185,20 +212,46 @@ _LOADING_ERRORS = (
 
 def _classifier(auto: Any, checkpoint: HubCheckpoint) -> Any:
     """The network with every one of its weights: one that starts at random would only guess."""
+    classifier, lacking = load_network(auto, checkpoint)
+    if lacking:
+        raise ModelError(f"{checkpoint.ref} lacks weights of its own network: {', '.join(lacking[:4])}")
+    return classifier
+
+
+def load_network(auto: Any, checkpoint: HubCheckpoint, **changes: Any) -> tuple[Any, list[str]]:
+    """A network with the weights that its checkpoint has, float32.
+
+    Args:
+        auto: one of transformers' classes AutoModelFor...
+        changes: of the configuration, and options of `from_pretrained`.
+
+    Returns:
+        The network, and the names of the weights that the checkpoint lacks or has in another shape.
+
+    Raises:
+        ModelError: it cannot be read, or does not fit its own architecture.
+    """
     options = {"local_files_only": True, "trust_remote_code": False, "weights_only": True, "dtype": torch.float32}
     hf_logging.disable_progress_bar()
     hf_logging.set_verbosity_error()
     safe = weight_files(checkpoint.folder)[0].suffix == ".safetensors"
     try:
-        classifier, info = auto.from_pretrained(
-            checkpoint.folder, use_safetensors=safe, output_loading_info=True, **options
+        network, info = auto.from_pretrained(
+            checkpoint.folder, use_safetensors=safe, output_loading_info=True, **options, **changes
         )
     except _LOADING_ERRORS as error:
         raise ModelError(f"{checkpoint.ref} cannot be loaded: {_first_line(error)}") from error
-    lacking = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
-    if lacking:
-        raise ModelError(f"{checkpoint.ref} lacks weights of its own network: {', '.join(lacking[:4])}")
-    return classifier
+    mismatched = (str(key[0] if isinstance(key, tuple) else key) for key in info["mismatched_keys"])
+    return network, sorted(info["missing_keys"]) + sorted(mismatched)
+
+
+def image_processor(checkpoint: HubCheckpoint) -> Any:
+    """What makes a network's input of pictures.
+
+    Raises:
+        ModelError: it cannot be read.
+    """
+    return _processor(AutoImageProcessor, checkpoint)
 
 
 def _processor(auto: Any, checkpoint: HubCheckpoint) -> Any:

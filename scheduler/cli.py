@@ -9,6 +9,7 @@ import click
 from db.errors import FAILURES, MoodreelError, NotInstalled
 from db.identity import printable
 from scheduler.cli_fleet import COMMANDS
+from scheduler.cli_train import train
 from scheduler.options import db_option, json_option
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ face; the two are fused and smoothed into segments. Where nobody speaks and no f
   moodreel fuse --all --fusion average       another timeline from the same windows, at once
   moodreel status                            what is done, what failed and why
   moodreel doctor                            is everything in place on this machine?
+  moodreel train audio --help                a model of your own, from clips of yours
 
 \b
 Many machines, with PostgreSQL (MOODREEL_DB) and Redis (MOODREEL_BROKER):
@@ -213,7 +215,7 @@ def doctor(db_url: str, as_json: bool) -> None:
     sys.exit(0 if examine(db_url, as_json) else EXIT_FAILED)
 
 
-for command in COMMANDS:
+for command in (*COMMANDS, train):
     cli.add_command(command)
 
 

@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from db import errors
 from worker.channel import Channel, ChannelClosed
@@ -239,9 +239,14 @@ def _version(descriptor: int, name: str) -> tuple[int, int]:
 
 
 class ReaderPool:
-    """Readers, whose children are kept for the next file; a context manager that ends them all."""
+    """Readers, whose children are kept for the next file; a context manager that ends them all.
 
-    def __init__(self) -> None:
+    Args:
+        options: of each `Reader`.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        self._options = options
         self._idle: queue.SimpleQueue[Reader] = queue.SimpleQueue()
 
     def __enter__(self) -> Self:
@@ -259,7 +264,7 @@ class ReaderPool:
         try:
             reader = self._idle.get_nowait()
         except queue.Empty:
-            reader = Reader()
+            reader = Reader(**self._options)
         try:
             yield reader
         finally:

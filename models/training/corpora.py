@@ -17,7 +17,9 @@ from models.taxonomy import EMOTIONS
 FloatArray = npt.NDArray[np.float32]
 
 SAMPLE_RATE_HZ = 16_000
-SUFFIXES = (".opus", ".wav", ".flac", ".mp3", ".mp4")
+SOUND_SUFFIXES = (".opus", ".wav", ".flac", ".mp3")
+VIDEO_SUFFIXES = (".mp4", ".flv", ".mkv", ".avi", ".mov", ".webm")
+SUFFIXES = (*SOUND_SUFFIXES, ".mp4")
 
 RAVDESS_EMOTIONS = dict(zip(("01", "02", "03", "04", "05", "06", "07", "08"), EMOTIONS, strict=True))
 CREMA_D_EMOTIONS = {"ANG": "angry", "DIS": "disgust", "FEA": "fearful", "HAP": "happy", "NEU": "neutral", "SAD": "sad"}
@@ -30,11 +32,16 @@ CREMA_D_FAULTY = frozenset({"1040_ITH_SAD_X", "1076_MTI_SAD_XX"})  # misnamed; s
 
 @dataclass(frozen=True)
 class Clip:
-    """One clip: where it lies, what its actor was asked to show, and who that is (`corpus/actor`)."""
+    """One clip: where it lies, what its actor was asked to show, and who that is (`corpus/actor`).
+
+    It is the whole file, unless `start_seconds` and `end_seconds` (None: the file's end) say otherwise.
+    """
 
     path: Path
     emotion: str
     speaker: str
+    start_seconds: float = 0.0
+    end_seconds: float | None = None
 
     def __post_init__(self) -> None:
         if self.emotion not in EMOTIONS:

@@ -103,6 +103,18 @@ def test_a_command_that_needs_a_worker_says_what_to_install(arguments, tmp_path)
     assert not (tmp_path / "moodreel.db").exists()
 
 
+@pytest.mark.parametrize("side", ["audio", "video"])
+def test_training_says_what_to_install(side, tmp_path):
+    command = ("train", side, "--model", "x", "--data", ".", "--out", "out")
+    ran = scheduling("from scheduler.cli import main; main()", *command, hidden=frozenset({"accelerate"}), cwd=tmp_path)
+    assert ran.returncode == 1
+    assert ran.stderr.splitlines() == [
+        "moodreel: accelerate is not installed, and training needs that",
+        "  Install what training needs: pip install 'moodreel[training]'. [not_installed]",
+    ]
+    assert "torch, transformers, accelerate" in moodreel(*command, cwd=tmp_path).stderr
+
+
 def test_a_module_of_moodreel_that_is_missing_is_no_matter_of_installing(tmp_path):
     ran = scheduling("from scheduler.cli import main; main()", "status", hidden=frozenset({"scheduler.show"}))
     assert ran.returncode == 1
