@@ -1,8 +1,8 @@
 """The compact expression network: an aligned grey face in, probabilities over `EMOTIONS` out.
 
 A residual network (He et al. 2016, doi 10.1109/CVPR.2016.90) of 1.8 M parameters, trained by
-`models.training.face` on FER2013. It knows nothing of where faces come from (`models.faces`) nor of time; `pool`
-makes one row of a window's faces.
+`models.training.face` on FER2013. It knows nothing of where faces come from (`models.faces`) nor of time:
+`models.temporal` makes one row of a window's faces.
 """
 
 import json
@@ -165,7 +165,7 @@ def _read_config(path: Path) -> tuple[tuple[str, ...], tuple[int, ...]]:
 
 
 def pool(rows: FloatArray) -> FloatArray:
-    """One window's row from its faces' rows: the mean of their probabilities.
+    """One window's row from its faces' rows, where nothing was trained for it: the mean of their probabilities.
 
     The normalised geometric mean is as accurate and has the higher cross-entropy on talking faces: see the model card.
 

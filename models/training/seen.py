@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from models.expression import ExpressionModel, pool
-from models.presets import COMPACT_FACE
+from models.expression import ExpressionModel
+from models.presets import COMPACT_FACE, COMPACT_TEMPORAL
 from models.taxonomy import N_EMOTIONS
+from models.temporal import LEAST_PROBABILITY, TemporalModel
 from models.training.cache import progress
 from models.training.face_recipe import Faces
 from models.training.recordings import PRODUCT, Recording, Recordings, face_windows, n_windows
@@ -18,7 +19,6 @@ from models.training.recordings import PRODUCT, Recording, Recordings, face_wind
 FloatArray = npt.NDArray[np.float32]
 
 RAVDESS_FRAMES_HZ = 29.97
-LEAST_PROBABILITY = 1e-4  # float16 has nothing below it to say
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ def of_videos(recordings: Recordings, grey_noise: float = 0.0) -> VideoFaces:
         grey_noise: standard deviation, in grey levels, of noise on the crops.
     """
     network, random = ExpressionModel.load(COMPACT_FACE.folder), np.random.default_rng(0)
+    temporal = TemporalModel.load(COMPACT_TEMPORAL.folder)
     found = VideoFaces([], [])
     for chunk in progress("faces of videos", recordings.chunks, [len(chunk.clips) for chunk in recordings.chunks]):
         for clip, recording in zip(chunk.clips, chunk.load(), strict=True):
@@ -54,7 +55,7 @@ def of_videos(recordings: Recordings, grey_noise: float = 0.0) -> VideoFaces:
             found.faces.append(Faces(count, {k: frames[members] for k, members in windows.items()}, clip.speaker))
             judged = np.full((count, N_EMOTIONS), np.nan, np.float32)
             for k, members in windows.items():
-                judged[k] = pool(rows[members])
+                judged[k] = temporal.predict(rows[members])
             found.shipped.append(judged)
     return found
 
