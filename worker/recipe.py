@@ -65,12 +65,12 @@ class Recipe:
             "preset": self.preset.name,
             "audio": self.preset.audio.describe(),
             "face": self.preset.face.describe(),
-            "temporal": self.preset.temporal and self.preset.temporal.describe(),
             "voice_detector": {"sha256": voice.WEIGHTS_SHA256},
             "face_detector": _face_detector(),
             **self.sampling.describe(self.preset),
             **{name: asdict(getattr(self, name)) for name in _PARTS},
             "adaptation": None,
+            **({"temporal": self.preset.temporal.describe()} if self.preset.temporal else {}),
         }
 
     @property
