@@ -132,13 +132,6 @@ class ExpressionModel:
         rows = [torch.softmax(self._net(batch), dim=1).cpu() for batch in self._batches(crops)]
         return widen(torch.cat(rows).numpy(), self.labels)
 
-    @torch.inference_mode()
-    def features(self, crops: npt.NDArray[np.uint8]) -> FloatArray:
-        """The (n, 256) float32 features that the head reads. Arguments and errors as in `predict`; n is at least 1."""
-        self._checked(crops)
-        parts = [self._net.features(batch).cpu() for batch in self._batches(crops)]
-        return np.asarray(torch.cat(parts).numpy(), np.float32)
-
     def _batches(self, crops: npt.NDArray[np.uint8]) -> Iterator[torch.Tensor]:
         for batch in torch.split(torch.from_numpy(np.ascontiguousarray(crops)), BATCH_SIZE):
             yield standardise(batch.to(self._device))
