@@ -1,8 +1,8 @@
 """The compact expression network: an aligned grey face in, probabilities over `EMOTIONS` out.
 
 A residual network (He et al. 2016, doi 10.1109/CVPR.2016.90) of 1.8 M parameters, trained by
-`models.training.face` on FER2013. It knows nothing of where faces come from (`models.faces`) nor of time; `pool`
-makes one row of a window's faces.
+`models.training.face` on FER2013. It knows nothing of where faces come from (`models.faces`) nor of time:
+`models.temporal` makes one row of a window's faces.
 """
 
 import json
@@ -132,13 +132,6 @@ class ExpressionModel:
         rows = [torch.softmax(self._net(batch), dim=1).cpu() for batch in self._batches(crops)]
         return widen(torch.cat(rows).numpy(), self.labels)
 
-    @torch.inference_mode()
-    def features(self, crops: npt.NDArray[np.uint8]) -> FloatArray:
-        """The (n, 256) float32 features that the head reads. Arguments and errors as in `predict`; n is at least 1."""
-        self._checked(crops)
-        parts = [self._net.features(batch).cpu() for batch in self._batches(crops)]
-        return np.asarray(torch.cat(parts).numpy(), np.float32)
-
     def _batches(self, crops: npt.NDArray[np.uint8]) -> Iterator[torch.Tensor]:
         for batch in torch.split(torch.from_numpy(np.ascontiguousarray(crops)), BATCH_SIZE):
             yield standardise(batch.to(self._device))
@@ -165,7 +158,7 @@ def _read_config(path: Path) -> tuple[tuple[str, ...], tuple[int, ...]]:
 
 
 def pool(rows: FloatArray) -> FloatArray:
-    """One window's row from its faces' rows: the mean of their probabilities.
+    """One window's row from its faces' rows, where nothing was trained for it: the mean of their probabilities.
 
     The normalised geometric mean is as accurate and has the higher cross-entropy on talking faces: see the model card.
 

@@ -63,6 +63,7 @@ class Preset:
         face: the checkpoint for pictures, of faces or (kind `video`) whole.
         picture_rate_hz: pictures looked at for faces in each second, about; whole ones may come more often.
         fusion: the rule used unless the user names another.
+        temporal: makes a window's row of its faces' rows; None: their mean is the window's.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Preset:
     face: Checkpoint | HubCheckpoint
     picture_rate_hz: float = 5.0
     fusion: Fusion = field(default_factory=Fusion)
+    temporal: Checkpoint | None = None
 
     @property
     def options(self) -> dict[str, Any]:
@@ -82,7 +84,8 @@ class Preset:
 
 
 COMPACT_AUDIO, COMPACT_FACE = Checkpoint(WEIGHTS / "audio"), Checkpoint(WEIGHTS / "face")
-COMPACT = Preset("compact", COMPACT_AUDIO, COMPACT_FACE)
+COMPACT_TEMPORAL = Checkpoint(WEIGHTS / "temporal")
+COMPACT = Preset("compact", COMPACT_AUDIO, COMPACT_FACE, temporal=COMPACT_TEMPORAL)
 PAPER_NEEDS = (
     "the preset paper brings no models: name its two checkpoints with --audio-model and --video-model, each a folder or"
     " an id on the Hugging Face hub, like --audio-model MysticShadow427/wav2vec2-speech-emotion-recognition-crema"
@@ -124,4 +127,5 @@ def preset_from(options: Mapping[str, Any]) -> Preset:
         name,
         HubCheckpoint(audio, "audio", labels["audio"]) if audio else COMPACT_AUDIO,
         HubCheckpoint(video, "video", labels["video"]) if video else COMPACT_FACE,
+        temporal=None if video else COMPACT_TEMPORAL,
     )

@@ -20,4 +20,5 @@ class FaceWatcher:
         left, top, box_width, box_height = faces[0].box
         box = (left / width, top / height, box_width / width, box_height / height)
         crop = align(picture, faces[0], crop_pixels, colour=crop_colour)
-        return Sight("face", len(faces), crop, box, faces[0].confidence)
+        landmarks = tuple(faces[0].landmarks.ravel().tolist())
+        return Sight("face", len(faces), crop, box, faces[0].confidence, landmarks)

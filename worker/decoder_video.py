@@ -32,6 +32,7 @@ class Sight:
     crop: ByteArray | None = None
     box: tuple[float, float, float, float] | None = None
     confidence: float | None = None
+    landmarks: tuple[float, ...] | None = None
 
 
 class Watcher(Protocol):

@@ -149,6 +149,7 @@ class Picture:
         crop: (pixels, pixels) uint8 grey or (pixels, pixels, 3) RGB as requested, aligned; None without a face.
         box: left, top, width and height as shares of the upright picture.
         confidence: the detector's, 0..1.
+        landmarks: x and y of each of `models.faces.LANDMARKS`, ten numbers, in pixels of the picture looked at.
         frame: (pixels, pixels, 3) uint8 RGB, the whole picture as requested; None if it is not asked for, or is that of
             the picture before with the same `source_seconds`.
     """
@@ -161,6 +162,7 @@ class Picture:
     crop: ByteArray | None = None
     box: tuple[float, float, float, float] | None = None
     confidence: float | None = None
+    landmarks: tuple[float, ...] | None = None
     frame: ByteArray | None = None
 
     def __post_init__(self) -> None:
@@ -170,6 +172,9 @@ class Picture:
         if self.box is not None:
             _require(len(self.box) == 4, "a box is not four numbers")
             object.__setattr__(self, "box", tuple(self.box))  # JSON knows lists only
+        if self.landmarks is not None:
+            _require(len(self.landmarks) == 10, "landmarks are not ten numbers")
+            object.__setattr__(self, "landmarks", tuple(self.landmarks))
 
 
 @dataclass(frozen=True)

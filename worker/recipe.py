@@ -70,6 +70,7 @@ class Recipe:
             **self.sampling.describe(self.preset),
             **{name: asdict(getattr(self, name)) for name in _PARTS},
             "adaptation": None,
+            **({"temporal": self.preset.temporal.describe()} if self.preset.temporal else {}),
         }
 
     @property

@@ -40,6 +40,7 @@ class Recognizers:
         self._stack = ExitStack()
         self._audio: Batcher | None = None
         self._face: Batcher | None = None
+        self._pool: Callable[..., Rows] | None = None
         self._device: str | None = None
 
     def __enter__(self) -> Self:
@@ -117,10 +118,11 @@ class Recognizers:
         return FACE_BATCH if self._recipe.sampling.n_frames is None else CLIP_BATCH
 
     def pool(self, rows: Rows) -> Rows:
-        """One window's row from its faces' rows: (m, 8) to (8,)."""
-        from models.expression import pool
-
-        return pool(rows)
+        """One window's row from its faces' rows, in the order of time: (m, 8) to (8,)."""
+        with self._lock:
+            if self._pool is None:
+                self._pool = self._load_pool()
+        return self._pool(rows)
 
     def provenance(self) -> dict[str, Any]:
         """What may differ between equal results."""
@@ -147,6 +149,16 @@ class Recognizers:
         from models.expression import ExpressionModel
 
         return _guarded(lambda: ExpressionModel.load(checkpoint.folder, device=device))
+
+    def _load_pool(self) -> Callable[..., Rows]:
+        checkpoint = self._recipe.preset.temporal
+        if checkpoint is None:
+            from models.expression import pool
+
+            return pool
+        from models.temporal import TemporalModel
+
+        return _guarded(lambda: TemporalModel.load(checkpoint.folder))
 
 
 def _hub_model(checkpoint: HubCheckpoint, device: str) -> Any:

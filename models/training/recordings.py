@@ -4,14 +4,14 @@ What the reader says of a clip is kept once; windows are cut from it anew, since
 """
 
 import tarfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,7 @@ from models.training.corpora import Clip
 from models.training.sound import decibels, low_pass, speech_of
 from models.voice import CHUNK_SAMPLES, VoiceDetector
 from worker.collect import OK, PictureWindows, SoundWindows
-from worker.protocol import End, Picture, ReadRequest, Sound, Voice
+from worker.protocol import End, Event, Picture, ReadRequest, Sound, Voice
 from worker.reader import ReaderPool
 from worker.recipe import Recipe
 from worker.source import opened
@@ -30,6 +30,7 @@ from worker.windows import WindowPlan
 
 FloatArray = npt.NDArray[np.float32]
 ByteArray = npt.NDArray[np.uint8]
+Result = TypeVar("Result")
 
 CHUNK_CLIPS = 120  # read, and kept, at a time: what a kill costs at most
 READERS = 2  # children that decode side by side
@@ -141,11 +142,30 @@ class Chunk:
         """
         return _unpack(self.cache.arrays("recordings", self.key, lambda: _pack(read_all(self.clips))))
 
+    def landmarks(self) -> list[FloatArray]:
+        """What `read_landmarks` says of the clips, kept apart from the recordings: few clips have pictures."""
+
+        def make() -> Arrays:
+            found = read_landmarks(self.clips)
+            return {"landmarks": np.concatenate(found), "ends": np.cumsum([len(points) for points in found])}
+
+        kept = self.cache.arrays("landmarks", self.key, make)
+        return np.split(kept["landmarks"], kept["ends"][:-1])
+
 
 def read_all(clips: Sequence[Clip]) -> list[Recording]:
     """Read clips, several at a time."""
+    return _side_by_side(read, clips)
+
+
+def read_landmarks(clips: Sequence[Clip]) -> list[FloatArray]:
+    """Where the faces of clips have their `models.faces.LANDMARKS`: (c, 5, 2) float32 pixels each, crop by crop."""
+    return _side_by_side(_landmarks, clips)
+
+
+def _side_by_side(work: Callable[[Path, ReaderPool], Result], clips: Sequence[Clip]) -> list[Result]:
     with ReaderPool() as readers, ThreadPoolExecutor(READERS) as pool:
-        return list(pool.map(lambda clip: read(clip.path, readers), clips))
+        return list(pool.map(lambda clip: work(clip.path, readers), clips))
 
 
 def read(path: Path, readers: ReaderPool) -> Recording:
@@ -154,26 +174,20 @@ def read(path: Path, readers: ReaderPool) -> Recording:
     Raises:
         db.errors.MoodreelError: it cannot be read.
     """
-    source = Source.of(path, path.stat())
     sounds: list[FloatArray] = [np.zeros(0, np.float32)]
     speech: list[FloatArray] = [np.zeros(0, np.float32)]
     pictures: list[Picture] = []
     duration_seconds = 0.0
-    with (
-        opened(source) as descriptor,
-        readers.reader() as reader,
-        closing(reader.read(descriptor, source.uri, ReadRequest(frame_rate_hz=PRODUCT.sampling.rate_hz))) as events,
-    ):
-        for event in events:
-            match event:
-                case Sound():
-                    sounds.append(event.samples)
-                case Voice():
-                    speech.append(event.probabilities)
-                case Picture():
-                    pictures.append(event)
-                case End():
-                    duration_seconds = event.duration_seconds or 0.0
+    for event in _events(path, readers):
+        match event:
+            case Sound():
+                sounds.append(event.samples)
+            case Voice():
+                speech.append(event.probabilities)
+            case Picture():
+                pictures.append(event)
+            case End():
+                duration_seconds = event.duration_seconds or 0.0
     crops = [picture.crop for picture in pictures if picture.crop is not None]
     numbers = np.cumsum([picture.crop is not None for picture in pictures]) - 1
     return Recording(
@@ -184,6 +198,22 @@ def read(path: Path, readers: ReaderPool) -> Recording:
         np.array([n if p.crop is not None else -1 for n, p in zip(numbers, pictures, strict=True)], np.int64),
         np.array(crops, np.uint8).reshape(len(crops), 48, 48),
     )
+
+
+def _landmarks(path: Path, readers: ReaderPool) -> FloatArray:
+    pictures = [event for event in _events(path, readers) if isinstance(event, Picture)]
+    found = [picture.landmarks for picture in pictures if picture.landmarks is not None]
+    return np.array(found, np.float32).reshape(len(found), 5, 2)
+
+
+def _events(path: Path, readers: ReaderPool) -> Iterator[Event]:
+    source = Source.of(path, path.stat())
+    with (
+        opened(source) as descriptor,
+        readers.reader() as reader,
+        closing(reader.read(descriptor, source.uri, ReadRequest(frame_rate_hz=PRODUCT.sampling.rate_hz))) as events,
+    ):
+        yield from events
 
 
 _PARTS = ("samples", "speech", "shown_seconds", "crop_of", "crops")

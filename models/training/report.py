@@ -213,7 +213,8 @@ def _fusion(fusion: Figures, default: str) -> Iterator[str]:
         "How a side is weakened: *noise* is white, so many decibels below the speech, and added before the voice "
         "detector; the model was trained without it, so it is surer than it should be. *Weaker face model*: trained "
         "and judged on faces with noise (RAVDESS: standard deviation 2 on the given log-probabilities; videos: 60 grey "
-        "levels on the crops), so it knows its own weakness. *Face disturbed*: only judged on them."
+        "levels on the crops, and 6 pixels on the landmarks), so it knows its own weakness. *Face disturbed*: only "
+        "judged on them."
     )
     for name, conditions in fusion.items():
         for condition, found in conditions.items():

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from models.expression import ExpressionModel, pool
-from models.presets import COMPACT_FACE
+from models.expression import ExpressionModel
+from models.presets import COMPACT_FACE, COMPACT_TEMPORAL
 from models.taxonomy import N_EMOTIONS
+from models.temporal import LEAST_PROBABILITY, STILL_COLUMNS, TemporalModel
 from models.training.cache import progress
 from models.training.face_recipe import Faces
 from models.training.recordings import PRODUCT, Recording, Recordings, face_windows, n_windows
@@ -18,15 +19,15 @@ from models.training.recordings import PRODUCT, Recording, Recordings, face_wind
 FloatArray = npt.NDArray[np.float32]
 
 RAVDESS_FRAMES_HZ = 29.97
-LEAST_PROBABILITY = 1e-4  # float16 has nothing below it to say
+JITTER_PIXELS = 0.1  # of a landmark, for each grey level of noise
 
 
 @dataclass(frozen=True)
 class VideoFaces:
-    """Videos' faces, and what the shipped network says of them.
+    """Videos' faces, and what the shipped networks say of them.
 
     Attributes:
-        faces: by clip; a frame is the logarithms of the network's 7 probabilities and its 256 features.
+        faces: by clip; a frame is the logarithms of the shipped network's 7 probabilities.
         shipped: by clip, (n, 8): its windows as the product judges them.
     """
 
@@ -38,33 +39,30 @@ def of_videos(recordings: Recordings, grey_noise: float = 0.0) -> VideoFaces:
     """The faces that the product sees in videos.
 
     Args:
-        grey_noise: standard deviation, in grey levels, of noise on the crops.
+        grey_noise: standard deviation, in grey levels, of noise on the crops; the landmarks suffer with them.
     """
     network, random = ExpressionModel.load(COMPACT_FACE.folder), np.random.default_rng(0)
+    temporal = TemporalModel.load(COMPACT_TEMPORAL.folder)
     found = VideoFaces([], [])
     for chunk in progress("faces of videos", recordings.chunks, [len(chunk.clips) for chunk in recordings.chunks]):
-        for clip, recording in zip(chunk.clips, chunk.load(), strict=True):
+        for clip, recording, landmarks in zip(chunk.clips, chunk.load(), chunk.landmarks(), strict=True):
             crops = recording.crops
             if grey_noise:
                 noise = random.normal(0.0, grey_noise, crops.shape)
                 crops = np.clip(np.round(crops + noise), 0, 255).astype(np.uint8)
-            rows, frames = _described(crops, network)
-            windows = face_windows(recording)
-            count = n_windows(recording)
-            found.faces.append(Faces(count, {k: frames[members] for k, members in windows.items()}, clip.speaker))
-            judged = np.full((count, N_EMOTIONS), np.nan, np.float32)
-            for k, members in windows.items():
-                judged[k] = pool(rows[members])
-            found.shipped.append(judged)
+                jitter = random.normal(0.0, grey_noise * JITTER_PIXELS, landmarks.shape)
+                landmarks = np.asarray(landmarks + jitter, np.float32)
+            rows = network.predict(crops)
+            logs = logs_of(rows[:, STILL_COLUMNS])
+            members, count = face_windows(recording), n_windows(recording)
+            frames, points = ({k: whole[m] for k, m in members.items()} for whole in (logs, landmarks))
+            judged = {k: temporal.predict(rows[m]) for k, m in members.items()}
+            found.faces.append(Faces(count, frames, clip.speaker, points, judged))
+            shipped = np.full((count, N_EMOTIONS), np.nan, np.float32)
+            for k, row in judged.items():
+                shipped[k] = row
+            found.shipped.append(shipped)
     return found
-
-
-def _described(crops: npt.NDArray[np.uint8], network: ExpressionModel) -> tuple[FloatArray, FloatArray]:
-    """The network's rows (c, 8), and frames (c, 263): log-probabilities and features."""
-    rows = network.predict(crops)
-    known = ~np.isnan(rows).all(axis=0) if len(rows) else np.zeros(N_EMOTIONS, bool)
-    features = network.features(crops) if len(crops) else np.zeros((0, 0), np.float32)
-    return rows, np.concatenate([logs_of(rows[:, known]), features], axis=1)
 
 
 def logs_of(probabilities: npt.NDArray[Any]) -> FloatArray:

@@ -2,12 +2,14 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from db.rows import SpanClaim
 from models.expression import ExpressionModel
+from models.presets import COMPACT
 from worker import recognizers
 from worker.protocol import End, Picture
 from worker.recipe import Recipe
@@ -17,6 +19,9 @@ from worker.span import SpanRun
 N_SPANS = 4
 N_PICTURES = FACE_BATCH // N_SPANS  # of each: together one full batch
 SPAN_WINDOWS = 600
+
+
+RECIPE = Recipe(replace(COMPACT, temporal=None))  # a window's row is the mean of its faces' rows
 
 
 class Network:
@@ -61,10 +66,10 @@ def test_a_batch_is_filled_from_all_spans_in_flight(monkeypatch, device, n_paddi
     monkeypatch.setattr(recognizers, "pick_device", lambda asked: device)
 
     def annotate(index):
-        run = SpanRun(claim(index), Recipe(), models, has_audio=False, has_video=True)
+        run = SpanRun(claim(index), RECIPE, models, has_audio=False, has_video=True)
         return [row for rows in run.rows(events(index, all_read)) for row in rows]
 
-    with Recognizers(Recipe(), device) as models, ThreadPoolExecutor(N_SPANS) as pool:
+    with Recognizers(RECIPE, device) as models, ThreadPoolExecutor(N_SPANS) as pool:
         stranger = models.submit_face(np.full((48, 48), 7, np.uint8))  # keeps the network busy, so that rows gather
         assert network.begun.wait(30)
         spans = [pool.submit(annotate, index) for index in range(N_SPANS)]

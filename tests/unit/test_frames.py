@@ -131,7 +131,7 @@ def test_what_identifies_compact_is_what_it_was():
     config = Recipe().config
     assert sorted(config) == [
         "adaptation", "audio", "calibration", "face", "face_detector", "fusion", "gates", "picture_rate_hz", "plan",
-        "preset", "semantics", "smoothing", "voice_detector",
+        "preset", "semantics", "smoothing", "temporal", "voice_detector",
     ]  # fmt: skip
     assert (config["preset"], config["picture_rate_hz"]) == ("compact", 5.0)
     assert sorted(config["audio"]) == sorted(config["face"]) == ["labels", "sha256"]
@@ -142,6 +142,7 @@ def test_what_identifies_a_pipeline_with_other_models(tmp_path):
     folder = save(tmp_path / "a", "vivit", RAVDESS)
     one = Recipe(preset_of("compact", video=str(folder)))
     assert one.config["face_every"] == 3
+    assert "temporal" not in one.config  # what identifies it is what it was
     assert one.config["face"]["num_frames"] == 32
     (tmp_path / "a" / "preprocessor_config.json").write_text(
         (folder / "preprocessor_config.json").read_text().replace("40", "44")

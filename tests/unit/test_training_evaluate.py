@@ -5,6 +5,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from models.training.evaluate import Corpus, Evaluation, fused
 from models.training.face import FOLDER_LABELS
 from models.training.face_recipe import Faces, FrameStatistics
 from models.training.head import HeadOptions
+from models.training.movement import mirrored, movement, pose
 from models.training.protocols import CREMA_D, JAVANESE, RAVDESS
 from models.training.recordings import (
     AS_RECORDED,
@@ -41,6 +43,7 @@ from tests.unit.test_training_audio import one_thread, write_tone
 
 __all__ = ["one_thread"]
 
+FACE = np.array([(20, 20), (40, 20), (30, 30), (22, 42), (38, 42)], np.float32)  # pixels
 QUICK = HeadOptions(hidden=8, epochs=4, batch=32, peak_learning_rate=0.02)
 
 
@@ -100,6 +103,29 @@ def test_clips_are_read_by_the_worker_once(tmp_path, monkeypatch):
         assert np.abs(np.fft.rfft(recording.samples)).argmax() / 1.6 == pytest.approx(440, abs=1)
         assert recording.speech.shape == (50,)
         assert len(recording.crops) == len(recording.shown_seconds) == 0
+
+
+def test_landmarks_are_those_of_the_crops_and_read_once(tmp_path, media, monkeypatch):
+    clip = Clip(tmp_path / "01-01-02_01.mp4", "sad", "javanese/01")
+    with av.open(str(media / "WolfgangLanger_Pexels.mp4")) as given, av.open(str(clip.path), "w") as out:
+        stream = out.add_stream("mpeg4", rate=5, width=640, height=360, bit_rate=4_000_000)
+        for number, frame in enumerate(given.decode(video=0)):
+            if number % 15 == 7:
+                picture = av.VideoFrame.from_ndarray(frame.to_ndarray(format="rgb24", width=640, height=360))
+                out.mux(stream.encode(picture))
+            if number == 60:
+                break
+        out.mux(stream.encode())
+    (chunk,) = Recordings([clip], Cache(tmp_path / "cache")).chunks
+    (recording,), (landmarks,) = chunk.load(), chunk.landmarks()
+    assert landmarks.dtype == np.float32
+    assert landmarks.shape == (len(recording.crops), 5, 2)
+    assert 3 <= len(landmarks) <= 5
+    left_eye, right_eye, nose, mouth_left, mouth_right = landmarks.mean(axis=0)
+    assert left_eye[0] < nose[0] < right_eye[0]
+    assert max(left_eye[1], right_eye[1]) < nose[1] < min(mouth_left[1], mouth_right[1])
+    monkeypatch.setattr(recordings, "read_landmarks", lambda clips: pytest.fail("read twice"))
+    assert (chunk.landmarks()[0] == landmarks).all()
 
 
 def test_chunks_do_not_mix_corpora_and_do_not_depend_on_company(tmp_path):
@@ -167,21 +193,104 @@ def test_given_frames_fall_into_their_windows(tmp_path):
     assert second.windows[1][0, 0] == pytest.approx(np.log(np.linspace(0.1, 1, 90)[30]), abs=1e-2)
 
 
+def faces_of(frames: np.ndarray, **also: np.ndarray) -> list[Faces]:
+    """Twelve clips of each speaker, of three windows; the middle one shows too few faces."""
+    windows = [{0: f[:3], 2: f[3:]} for f in frames]
+    others = [{name: {0: a[k][:3], 2: a[k][3:]} for name, a in also.items()} for k in range(len(frames))]
+    return [Faces(3, w, f"x/{k // 12}", **other) for k, (w, other) in enumerate(zip(windows, others, strict=True))]
+
+
+def right(rows: list[np.ndarray], emotions: np.ndarray) -> float:
+    """Share of the first windows that are right."""
+    return float(np.mean([np.nanargmax(clip[0]) == truth for clip, truth in zip(rows, emotions, strict=True)]))
+
+
+EMOTIONS_SHOWN = np.tile([0, 2, 3], 40)
+
+
 def test_the_face_recipe_learns_and_is_calibrated_on_held_out_speakers():
     random = np.random.default_rng(0)
-    emotions = np.tile([0, 2, 3], 40)
-    speakers = [f"x/{k // 12}" for k in range(120)]
-    centres = np.eye(8)[emotions] @ random.standard_normal((8, 5))
-    frames = [(c + random.standard_normal((6, 5))).astype(np.float32) for c in centres]
-    faces = [Faces(3, {0: f[:3], 2: f[3:]}, speaker) for f, speaker in zip(frames, speakers, strict=True)]
-    model = FrameStatistics().train(faces[:96], emotions[:96])
+    centres = np.eye(8)[EMOTIONS_SHOWN] @ random.standard_normal((8, 5))
+    faces = faces_of((centres[:, None] + random.standard_normal((120, 6, 5))).astype(np.float32))
+    model = FrameStatistics(trees=20).train(faces[:96], EMOTIONS_SHOWN[:96])
     rows = model.judge(faces[96:])
     assert all(np.isnan(clip[1]).all() for clip in rows)
     assert all(np.isnan(clip[:, [1, 4, 5, 6, 7]]).all() for clip in rows)
-    right = np.mean([np.nanargmax(clip[0]) == truth for clip, truth in zip(rows, emotions[96:], strict=True)])
-    assert right > 0.6
+    assert right(rows, EMOTIONS_SHOWN[96:]) > 0.6
     assert 0.5 < model.accuracy <= 1
     np.testing.assert_allclose([np.nansum(clip[2]) for clip in rows], 1, rtol=1e-5)
+
+
+def test_the_face_recipe_judges_clips_without_faces():
+    faces = faces_of(np.random.default_rng(0).standard_normal((120, 6, 5)).astype(np.float32))
+    blind = Faces(2, {}, "x/3")
+    model = FrameStatistics([0.01], trees=5).train([*faces, blind], np.append(EMOTIONS_SHOWN, 2))
+    assert [clip.shape for clip in model.judge([blind, faces[0]])] == [(2, 8), (3, 8)]
+    assert np.isnan(model.judge([blind])[0]).all()
+
+
+@pytest.mark.parametrize("told_by", ["frames", "landmarks", "judged"])
+def test_the_face_recipe_uses_all_that_is_known_of_a_window(told_by):
+    random = np.random.default_rng(0)
+    known = {
+        "frames": random.standard_normal((120, 6, 7)),
+        "landmarks": FACE + random.standard_normal((120, 6, 5, 2)) * 0.1,
+        "judged": np.full((120, 6, 8), 1 / 8),
+    }
+    match told_by:
+        case "frames":
+            known["frames"][..., 0] += 3.0 * EMOTIONS_SHOWN[:, None]
+        case "landmarks":  # the head shakes the more
+            known["landmarks"] += (random.standard_normal((120, 6)) * EMOTIONS_SHOWN[:, None])[..., None, None]
+        case "judged":
+            known["judged"] += np.eye(8)[EMOTIONS_SHOWN][:, None]
+    faces = faces_of(known["frames"].astype(np.float32), landmarks=known["landmarks"].astype(np.float32))
+    windows = [{0: rows[0], 2: rows[0]} for rows in known["judged"].astype(np.float32)]
+    faces = [replace(clip, judged=rows) for clip, rows in zip(faces, windows, strict=True)]
+    model = FrameStatistics([0.01], trees=30).train(faces[:96], EMOTIONS_SHOWN[:96])
+    assert right(model.judge(faces[96:]), EMOTIONS_SHOWN[96:]) > 0.7
+
+
+def test_a_clip_and_its_mirror_image_are_judged_alike():
+    random = np.random.default_rng(0)
+    landmarks = (FACE + random.standard_normal((120, 6, 5, 2))).astype(np.float32)
+    frames = random.standard_normal((120, 6, 7)).astype(np.float32)
+    model = FrameStatistics([0.01], trees=20).train(faces_of(frames, landmarks=landmarks), EMOTIONS_SHOWN)
+    other = np.stack([mirrored(clip) for clip in landmarks])
+    pairs = zip(*(model.judge(faces_of(frames, landmarks=points)[:5]) for points in (landmarks, other)), strict=True)
+    for one, two in pairs:
+        np.testing.assert_allclose(one, two, rtol=1e-4)
+
+
+def test_a_pose_by_hand():
+    tilt = np.array([[np.cos(0.2), -np.sin(0.2)], [np.sin(0.2), np.cos(0.2)]], np.float32)
+    faces = np.stack([FACE, FACE @ tilt.T, FACE * 2, FACE]).astype(np.float32)
+    faces[3] += (4, 0)
+    faces[3, 2, 0] += 5  # the nose
+    roll, side, height, width, low, shift, x, _, size = pose(faces).T
+    assert roll == pytest.approx([0, 0.2, 0, 0], abs=1e-6)
+    assert side == pytest.approx([0, 0, 0, 0.25], abs=1e-5)
+    assert height == pytest.approx([10 / 22] * 4, abs=1e-5)
+    assert width == pytest.approx([0.8] * 4, abs=1e-5)
+    assert low == pytest.approx([1.1] * 4, abs=1e-5)
+    assert shift == pytest.approx([0] * 4, abs=1e-5)
+    assert size - size[0] == pytest.approx([0, 0, np.log(2), 0], abs=1e-5)
+    assert x[3] - x[0] == pytest.approx(4 / 22, abs=1e-5)  # of the usual size
+
+
+def test_movement_tells_a_still_head_from_a_nod_and_a_turn():
+    still = np.tile(FACE, (10, 1, 1))
+    nod, turn = still.copy(), still.copy()
+    nod[::2, 2, 1] += 3
+    turn[5:, 2, 0] += 3
+    found = {name: movement(points) for name, points in (("still", still), ("nod", nod), ("turn", turn))}
+    spreads = {name: row[6:15].argmax() for name, row in found.items()}
+    assert (spreads["nod"], spreads["turn"]) == (2, 1)
+    assert found["still"][6:] == pytest.approx(np.log(1e-3), abs=1e-3)
+    mean_change, largest = slice(15, 24), slice(24, 33)
+    assert found["turn"][largest][1] > found["turn"][mean_change][1] + 1
+    assert found["nod"][largest][2] == pytest.approx(found["nod"][mean_change][2], abs=1e-2)
+    assert np.isfinite(movement(still[:1])).all()
 
 
 @pytest.fixture
@@ -208,6 +317,7 @@ def made_up(tmp_path, monkeypatch):
                     (data / folder / name).touch()
     read = [lambda clips: [recording_of(clip, pictures=clip.path.suffix == ".mp4") for clip in clips]]
     monkeypatch.setattr(recordings, "read_all", read[0])
+    monkeypatch.setattr(recordings, "read_landmarks", lambda clips: [np.tile(FACE, (10, 1, 1)) for _ in clips])
     monkeypatch.setattr(voice_recipe, "HELD_OUT", 2)
     monkeypatch.setattr(recordings, "speech_of", lambda sound, detector: np.ones(-(-len(sound) // 512), np.float32))
     faces = [path.stem for path in sorted((data / "ravdess-audio").iterdir())]
@@ -235,7 +345,7 @@ def test_a_whole_run_is_written_down_and_resumed(tmp_path, monkeypatch, made_up,
 
     def run():
         recipe = FrozenEncoder(tiny_encoder, QUICK, [PRODUCT_VIEW])
-        return Evaluation(made_up, Cache(tmp_path / "cache"), recipe, FrameStatistics([0.01]))
+        return Evaluation(made_up, Cache(tmp_path / "cache"), recipe, FrameStatistics([0.01], trees=10))
 
     found = run().run()
     assert len(checked) == 5 * (3 + 1 + 2 * 2)  # voices as recorded, low-passed, and two takes of each corpus
@@ -248,6 +358,7 @@ def test_a_whole_run_is_written_down_and_resumed(tmp_path, monkeypatch, made_up,
     assert written["javanese"]["face"]["wa"] > 0.5  # the crops tell
     assert len(list((tmp_path / "docs" / "accuracy").glob("*.svg"))) == 11
     monkeypatch.setattr(recordings, "read_all", lambda clips: pytest.fail("read twice"))
+    monkeypatch.setattr(recordings, "read_landmarks", lambda clips: pytest.fail("read twice"))
     monkeypatch.setattr(voice_recipe, "extract", lambda *_: pytest.fail("extracted twice"))
     monkeypatch.setattr(voice_recipe, "train_head", lambda *_: pytest.fail("trained twice"))
     resumed = run()
