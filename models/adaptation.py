@@ -118,7 +118,7 @@ def adapt(rows: Rows, adaptation: Adaptation) -> Rows:
     """
     there = ~np.isnan(rows).all(axis=1)
     known = np.asarray(~np.isnan(rows[there]).any(axis=0))
-    if known.sum() < 2:
+    if not there.any() or known.sum() < 2:
         return rows
     trust = adaptation.trust(statistics(rows[there], known))
     adapted = rows.copy()
