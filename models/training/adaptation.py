@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from models.adaptation import N_STATISTICS, Adaptation, levels, statistics
+from models.calibration import calibrate
 from models.presets import COMPACT_AUDIO, Checkpoint
 from models.taxonomy import N_EMOTIONS
 from models.training.cache import Cache, default_folder
@@ -45,15 +46,18 @@ class Options:
         two_speakers: which share of them has two speakers.
         clips: of a video, from and to, drawn evenly on the logarithm.
         narrow: which share is judged as by a model that knows the corpus's labels only.
+        temperatures: from and to, drawn evenly on the logarithm: a video is judged as by a model that is so much less
+            sure, because how sure a model is differs between corpora.
         hidden, epochs, peak_learning_rate, seed: of the network, trained with the one-cycle schedule.
     """
 
     videos: int = 8000
     balanced: float = 0.33
     pure: float = 0.2
-    two_speakers: float = 0.6
+    two_speakers: float = 0.7
     clips: tuple[float, float] = (1.5, 90.0)
     narrow: float = 0.5
+    temperatures: tuple[float, float] = (0.7, 2.0)
     hidden: int = 16
     epochs: int = 10
     peak_learning_rate: float = 5e-3
@@ -152,7 +156,8 @@ def _example(random: np.random.Generator, corpora: Sequence[Judged], centre: Flo
     corpus = corpora[random.choice(len(corpora), p=speakers / speakers.sum())]
     clips = _drawn(random, corpus, options)
     labels = corpus.known if random.random() < options.narrow else corpus.labels
-    rows = [over(corpus.rows[k], labels) for k in clips]
+    temperature = float(np.exp(random.uniform(*np.log(options.temperatures))))
+    rows = [calibrate(over(corpus.rows[k], labels), temperature) for k in clips]
     windows = np.concatenate(rows)
     logs = [np.log(np.maximum(np.where(corpus.known, clip, 1.0), TINY)).mean(axis=0) for clip in rows]
     shift = np.where(labels, levels(windows, labels).mean(axis=0) - centre, 0.0)
