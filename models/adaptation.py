@@ -9,7 +9,7 @@ away only in part:
 
 `trust`, from 0 to 1, is what a small network says of the whole set of windows (see `statistics`): that of a balanced,
 widely spread set is high, that of a set with one emotion, or of a few windows, is near 0. The network is trained on
-videos put together from the clips of single speakers and of two, balanced and skewed, by
+videos put together from the clips of one to six speakers, balanced and skewed, by
 `models.training.adaptation`.
 
 Sources: own-mean normalisation is cepstral mean normalisation (Atal 1974, doi 10.1121/1.1914702) on log-probabilities;

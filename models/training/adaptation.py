@@ -43,7 +43,8 @@ class Options:
         videos: simulated ones.
         balanced, pure: which share of them shows all emotions equally often, or only one. In the others one emotion
             takes a share from a quarter to all, or the shares are drawn from a Dirichlet distribution.
-        two_speakers: which share of them has two speakers.
+        speakers: which shares of them have one speaker, two, and so on. Half of those with several show the same emotion
+            most.
         clips: of a video, from and to, drawn evenly on the logarithm.
         narrow: which share is judged as by a model that knows the corpus's labels only.
         temperatures: from and to, drawn evenly on the logarithm: a video is judged as by a model that is so much less
@@ -54,7 +55,7 @@ class Options:
     videos: int = 8000
     balanced: float = 0.33
     pure: float = 0.2
-    two_speakers: float = 0.7
+    speakers: tuple[float, ...] = (0.3, 0.3, 0.1, 0.1, 0.1, 0.1)
     clips: tuple[float, float] = (1.5, 90.0)
     narrow: float = 0.5
     temperatures: tuple[float, float] = (0.7, 2.0)
@@ -166,16 +167,16 @@ def _example(random: np.random.Generator, corpora: Sequence[Judged], centre: Flo
 
 def _drawn(random: np.random.Generator, corpus: Judged, options: Options) -> IntArray:
     """The clips of one simulated video."""
-    n_speakers = min(2 if random.random() < options.two_speakers else 1, len(corpus.pools))
+    n_speakers = min(random.choice(len(options.speakers), p=options.speakers) + 1, len(corpus.pools))
     speakers = random.choice(list(corpus.pools), n_speakers, replace=False)
     n_clips = max(1, int(np.exp(random.uniform(*np.log(options.clips)))) // n_speakers)
     labels = np.flatnonzero(corpus.known)
-    kind, even, share = random.random(), random.random() < 0.6, random.uniform(0.25, 1.0)
+    kind, even, alike, share = random.random(), random.random() < 0.6, random.random() < 0.5, random.uniform(0.25, 1.0)
     emotion = int(random.choice(labels))
     clips = []
     for speaker in speakers:
         pool = corpus.pools[str(speaker)]
-        if n_speakers == 2 and random.random() < 0.5:
+        if not alike:
             emotion = int(random.choice(labels))
         if kind < options.balanced:
             clips.append(dominated(random, pool, None, 0.0, n_clips))

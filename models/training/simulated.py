@@ -1,4 +1,4 @@
-"""Simulated videos: sets of clips of one speaker, or of two, of which one emotion takes a certain share.
+"""Simulated videos: sets of clips of one speaker, or of several, of which one emotion takes a certain share.
 
 They are what the adaptation to a video is trained and measured on (`models.training.adaptation`). Arrays in, arrays
 out: knows no media and no models.
@@ -108,12 +108,14 @@ def uneven(random: np.random.Generator, pool: Pool, n_clips: int) -> IntArray:
 def videos_of(corpus: Judged, seed: int = 0) -> dict[str, list[Video]]:
     """Videos of each speaker, by kind: for each emotion that can dominate one, or two balanced ones.
 
-    Those of two speakers, who show the same emotion most, are left out where there is only one.
+    Those of several speakers, who show the same emotion most, are left out where there are too few.
     """
     random, found = np.random.default_rng(seed), dict[str, list[Video]]()
     for speaker, mine in corpus.pools.items():
         others = [pool for name, pool in corpus.pools.items() if name != speaker]
-        pair = [mine, others[random.integers(len(others))]] if others else []
+        random.shuffle(others)
+        pair = [mine, *others[:1]] if others else []
+        group = [mine, *others[:5]] if len(others) >= 3 else []
 
         def add(kind: str, pools: Sequence[Pool], emotion: int | None, percent: int, n_clips: int) -> None:
             if pools:
@@ -127,10 +129,14 @@ def videos_of(corpus: Judged, seed: int = 0) -> dict[str, list[Video]]:
         for percent in SHARES_PERCENT:
             for emotion in mine:
                 add(f"{percent} %", [mine], emotion, percent, CLIPS)
-        for said, pools, n_clips in ((f"{SHORT_CLIPS} clips", [mine], SHORT_CLIPS), ("two speakers", pair, CLIPS)):
+        for said, pools, n_clips in (
+            (f"{SHORT_CLIPS} clips", [mine], SHORT_CLIPS),
+            ("two speakers", pair, CLIPS),
+            ("four to six speakers", group, 10 * len(group)),
+        ):
             for _ in range(2):
                 add(f"{said}, balanced", pools, None, 0, n_clips)
-            for percent in (70, 100):
+            for percent in (40, 70, 100):
                 for emotion in mine:
                     add(f"{said}, {percent} %", pools, emotion, percent, n_clips)
     return found
