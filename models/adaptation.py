@@ -32,7 +32,7 @@ Array = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 
 FLOOR = -6.0  # log-probabilities below it only say how sure a model is of what it excludes, and would rule the mean
-N_STATISTICS = 9
+N_STATISTICS = 13
 MOST_WINDOWS = 200  # as many as the longest videos of the training have: what is more is not told apart
 TINY = 1e-12  # keeps log 0 out
 
@@ -43,8 +43,8 @@ class Adaptation:
 
     Attributes:
         centre: (8,) where `levels` of people who show every emotion equally often lie in the mean.
-        mean, scale: (9,) of `statistics` in training, by which they are standardised.
-        hidden, hidden_bias: (h, 9) and (h,) of the network's hidden layer, tanh.
+        mean, scale: (13,) of `statistics` in training, by which they are standardised.
+        hidden, hidden_bias: (h, 13) and (h,) of the network's hidden layer, tanh.
         last, last_bias: (h,) and the bias of its only output, a logit.
     """
 
@@ -62,7 +62,7 @@ class Adaptation:
         return asdict(self)
 
     def trust(self, described: Array) -> float:
-        """How much of a set's own mean is taken away, 0 to 1; `described` are its `statistics`, (9,)."""
+        """How much of a set's own mean is taken away, 0 to 1; `described` are its `statistics`, (13,)."""
         inputs = (described - np.asarray(self.mean)) / np.asarray(self.scale)
         hidden = np.tanh(np.asarray(self.hidden) @ inputs + np.asarray(self.hidden_bias))
         return float(1.0 / (1.0 + np.exp(-(hidden @ np.asarray(self.last) + self.last_bias))))
@@ -82,29 +82,35 @@ def levels(rows: npt.NDArray[np.floating], known: Mask) -> Array:
     return np.where(known, logs - logs.sum(axis=1, keepdims=True) / known.sum(), 0.0)
 
 
-def statistics(rows: npt.NDArray[np.floating], known: Mask) -> Array:
-    """What tells a balanced set of windows from a skewed one, whichever emotion it is skewed to: (9,) float64.
+def statistics(rows: npt.NDArray[np.floating], known: Mask, centre: Sequence[float]) -> Array:
+    """What tells a balanced set of windows from a skewed one, whichever emotion it is skewed to: (13,) float64.
 
-    The two largest, and the smallest, of the labels' mean probabilities; their entropy, over its maximum; how sure the
-    rows are in the mean; how far the levels spread about their mean, and how far that is from 0; and the number of
-    windows, as its logarithm and as 1 / sqrt(n).
+    Of the rows as they are and of the rows with all of their own mean taken away: the largest of the labels' mean
+    probabilities, their entropy over its maximum, and how sure the rows are in the mean. Then the second largest and
+    the smallest mean probability; how many rows keep their label without the mean; how far the levels spread about
+    their mean, and how far that is from 0; and the number of windows, as its logarithm and as 1 / sqrt(n).
 
     Args:
         rows: (n, 8) with n > 0, that sum to 1 over the known labels.
         known: (8,) bool, of which two or more are true.
+        centre: as of `Adaptation`.
     """
+    moved = without_own_mean(rows, known, centre, 1.0)
     places = levels(rows, known)
-    powers = np.where(known, np.exp(places), 0.0)
-    probabilities = powers / powers.sum(axis=1, keepdims=True)
-    mean, centre = probabilities.mean(axis=0)[known], places.mean(axis=0)
-    ordered = np.sort(mean)
-    entropy = -(mean * np.log(mean + 1e-9)).sum() / np.log(len(mean))
-    spread = np.sqrt(np.square(places - centre).sum(axis=1).mean())
-    sure = probabilities.max(axis=1).mean()
+    mean = places.mean(axis=0)
+    ordered = np.sort(rows[:, known].mean(axis=0))
+    kept = (rows[:, known].argmax(axis=1) == moved[:, known].argmax(axis=1)).mean()
+    spread = np.sqrt(np.square(places - mean).sum(axis=1).mean())
     n = min(len(rows), MOST_WINDOWS)
-    return np.array(
-        [ordered[-1], ordered[-2], ordered[0], entropy, sure, spread, np.linalg.norm(centre), np.log(n), n**-0.5]
-    )
+    set_as_a_whole = [ordered[-2], ordered[0], kept, spread, np.linalg.norm(mean), np.log(n), n**-0.5]
+    return np.array([*_shape(rows[:, known]), *_shape(moved[:, known]), *set_as_a_whole])
+
+
+def _shape(rows: npt.NDArray[np.floating]) -> tuple[float, float, float]:
+    """The largest mean probability, the entropy of the mean over its maximum, and the mean of the rows' largest."""
+    mean = rows.mean(axis=0, dtype=np.float64)
+    entropy = -(mean * np.log(np.maximum(mean, TINY))).sum() / np.log(len(mean))
+    return float(mean.max()), float(entropy), float(rows.max(axis=1).mean())
 
 
 def adapt(rows: Rows, adaptation: Adaptation) -> Rows:
@@ -120,7 +126,7 @@ def adapt(rows: Rows, adaptation: Adaptation) -> Rows:
     known = np.asarray(~np.isnan(rows[there]).any(axis=0))
     if not there.any() or known.sum() < 2:
         return rows
-    trust = adaptation.trust(statistics(rows[there], known))
+    trust = adaptation.trust(statistics(rows[there], known, adaptation.centre))
     adapted = rows.copy()
     adapted[there] = without_own_mean(rows[there], known, adaptation.centre, trust)
     return adapted

@@ -43,8 +43,8 @@ class Options:
         videos: simulated ones.
         balanced, pure: which share of them shows all emotions equally often, or only one. In the others one emotion
             takes a share from a quarter to all, or the shares are drawn from a Dirichlet distribution.
-        speakers: which shares of them have one speaker, two, and so on. Half of those with several show the same emotion
-            most.
+        speakers: which shares of them have one speaker, two, and so on; in half of those with several, the same emotion
+            dominates for all.
         clips: of a video, from and to, drawn evenly on the logarithm.
         narrow: which share is judged as by a model that knows the corpus's labels only.
         temperatures: from and to, drawn evenly on the logarithm: a video is judged as by a model that is so much less
@@ -55,7 +55,7 @@ class Options:
     videos: int = 8000
     balanced: float = 0.33
     pure: float = 0.2
-    speakers: tuple[float, ...] = (0.3, 0.3, 0.1, 0.1, 0.1, 0.1)
+    speakers: tuple[float, ...] = (0.2, 0.2, 0.15, 0.15, 0.15, 0.15)
     clips: tuple[float, float] = (1.5, 90.0)
     narrow: float = 0.5
     temperatures: tuple[float, float] = (0.7, 2.0)
@@ -70,7 +70,7 @@ class Example:
     """A simulated video as the network and its loss read it.
 
     Attributes:
-        described: (9,) its `statistics`; shift: (8,) its own mean less the centre.
+        described: (13,) its `statistics`; shift: (8,) its own mean less the centre.
         clips: (c, 8) each clip's mean log-probabilities; truth: (c,).
         known: (8,) the corpus's labels.
     """
@@ -162,7 +162,9 @@ def _example(random: np.random.Generator, corpora: Sequence[Judged], centre: Flo
     windows = np.concatenate(rows)
     logs = [np.log(np.maximum(np.where(corpus.known, clip, 1.0), TINY)).mean(axis=0) for clip in rows]
     shift = np.where(labels, levels(windows, labels).mean(axis=0) - centre, 0.0)
-    return Example(statistics(windows, labels), shift, np.stack(logs), corpus.truth[clips], corpus.known)
+    return Example(
+        statistics(windows, labels, centre.tolist()), shift, np.stack(logs), corpus.truth[clips], corpus.known
+    )
 
 
 def _drawn(random: np.random.Generator, corpus: Judged, options: Options) -> IntArray:

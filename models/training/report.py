@@ -268,9 +268,10 @@ def _answer(fusion: Figures, default: str) -> str:
 
 def _adaptation(adaptation: Figures) -> Iterator[str]:
     yield (
-        "Videos put together from the clips of one speaker, or of several who show the same emotion most, whom neither the "
-        "voice model nor the adaptation met; the voice alone. *70 %*: one emotion makes up that share of the clips, "
-        "the others are equally frequent; the mean over the emotions. About 20 clips each. *None*: accuracy; the "
+        "Videos put together from the clips of one speaker, or of several who show the same emotion most; neither the "
+        "voice model nor the adaptation met them; the voice alone. *70 %*: one emotion makes up that share of the "
+        "clips, the others are equally frequent; the mean over the emotions. About 20 clips each, 10 a speaker of "
+        "several. *None*: accuracy; the "
         "others: points gained, mean and standard deviation over the folds. *Own mean*: the mean log-probabilities of "
         "the video are taken away, in whole or mixed with windows of the mean speaker. *Adaptation*: as much of them "
         "as a small network says, which sees statistics of the video's windows (`models/adaptation.py`); the one for "

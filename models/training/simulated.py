@@ -152,7 +152,7 @@ def methods(adaptation: Adaptation) -> dict[str, Method]:
         "none": lambda rows, labels: 0.0,
         "own mean": lambda rows, labels: 1.0,
         **{f"own mean, prior of {n} windows": with_prior(n) for n in PRIORS_WINDOWS},
-        "adaptation": lambda rows, labels: adaptation.trust(statistics(rows, labels)),
+        "adaptation": lambda rows, labels: adaptation.trust(statistics(rows, labels, adaptation.centre)),
     }
 
 

@@ -73,7 +73,7 @@ def test_the_loss_is_that_of_the_clips_as_they_come_out():
     windows = np.concatenate(rows)
     shift = np.where(known, levels(windows, known).mean(axis=0) - centre, 0.0)
     logs = np.stack([np.log(np.where(known, clip, 1.0)).mean(axis=0) for clip in rows])
-    loss = Batch([Example(np.zeros(9), shift, logs, judged.truth[clips], known)]).loss(torch.tensor([0.4]))
+    loss = Batch([Example(np.zeros(13), shift, logs, judged.truth[clips], known)]).loss(torch.tensor([0.4]))
     adapted = without_own_mean(windows, known, centre, 0.4)
     ends = np.cumsum([len(clip) for clip in rows])
     parts = np.split(adapted, ends[:-1])
