@@ -282,9 +282,12 @@ def _adaptation(adaptation: Figures) -> Iterator[str]:
             (kind, percent(by["none"]["wa"]), *(_gain(found) for method, found in by.items() if method != "none"))
             for kind, by in kinds.items()
         ]
-        corpus = "Javanese sound clips" if name == "javanese" else CORPORA[name]
-        yield f"**{corpus}**\n\n{table(('', *next(iter(kinds.values()))), rows)}"
+        yield f"**{_sound_of(name)}**\n\n{table(('', *next(iter(kinds.values()))), rows)}"
     yield _held(adaptation)
+
+
+def _sound_of(name: str) -> str:
+    return "Javanese sound clips" if name == "javanese" else CORPORA[name]
 
 
 def _gain(found: Figures) -> str:
@@ -295,7 +298,7 @@ def _held(adaptation: Figures) -> str:
     """Whether the adaptation gains where emotions are balanced and costs at most a point where they are not."""
     gains = {(name, kind): by["adaptation"]["gain"] for name, kinds in adaptation.items() for kind, by in kinds.items()}
     missed = [
-        f"{name}, {kind} ({100 * gain:+.1f})"
+        f"{_sound_of(name)}, {kind} ({100 * gain:+.1f})"
         for (name, kind), gain in gains.items()
         if (gain <= 0 if kind in ("balanced", "balanced, all clips") else gain < -MAX_COST)
     ]

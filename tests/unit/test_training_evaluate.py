@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -13,7 +14,7 @@ from safetensors.torch import save_file
 
 from models.audio import WhisperForEmotion
 from models.taxonomy import EMOTIONS
-from models.training import evaluate, recordings, report, voice_recipe
+from models.training import adaptation, evaluate, recordings, report, voice_recipe
 from models.training.audio import PRODUCT_VIEW
 from models.training.cache import Cache
 from models.training.corpora import CREMA_D_EMOTIONS, JAVANESE_EMOTIONS, Clip, clips_in, javanese_clip, ravdess_clip
@@ -230,6 +231,8 @@ def made_up(tmp_path, monkeypatch):
 def test_a_whole_run_is_written_down_and_resumed(tmp_path, monkeypatch, made_up, tiny_encoder):
     checked = []
     monkeypatch.setattr(evaluate, "SNRS_DB", (0.0,))
+    few = partial(adaptation.train, options=adaptation.Options(videos=80, epochs=1))
+    monkeypatch.setattr(adaptation, "train", few)
     refuse = evaluate.refuse_shared_speakers
     monkeypatch.setattr(evaluate, "refuse_shared_speakers", lambda *sides: checked.append(sides) or refuse(*sides))
 
