@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from models.adaptation import Adaptation
 from models.checkpoints import HubCheckpoint
 from models.errors import ModelError
 from models.fusion import Fusion
@@ -38,6 +39,22 @@ class Checkpoint:
     def labels(self) -> tuple[str, ...]:
         """The emotions that the model knows, in the order of its columns."""
         return tuple(self.describe()["labels"])
+
+    @property
+    def adaptation(self) -> Adaptation:
+        """How the model's rows are adapted to a video: adaptation.json, made for these very weights.
+
+        Raises:
+            ModelError: the file cannot be read, or is of other weights.
+        """
+        path = self.folder / "adaptation.json"
+        try:
+            found = json.loads(path.read_text())
+            if found.pop("sha256") != self.describe()["sha256"]:
+                raise ModelError(f"{path} was made for other weights; train it anew: models.training.adaptation")
+            return Adaptation(**found)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ModelError(f"{path} cannot be read: {error}") from error
 
 
 @cache
@@ -72,6 +89,15 @@ class Preset:
     picture_rate_hz: float = 5.0
     fusion: Fusion = field(default_factory=Fusion)
     temporal: Checkpoint | None = None
+
+    @property
+    def adaptation(self) -> Adaptation | None:
+        """How the voice's rows are adapted to a video; None for other people's models.
+
+        Raises:
+            ModelError: what ships with our own cannot be read.
+        """
+        return self.audio.adaptation if isinstance(self.audio, Checkpoint) else None
 
     @property
     def options(self) -> dict[str, Any]:

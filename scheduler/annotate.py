@@ -36,6 +36,7 @@ class AnnotateOptions:
     video_model: str | None = None
     label_map: str | None = None
     span_seconds: float = 600.0
+    adapt: bool = True
 
 
 def run(paths: Sequence[str], options: AnnotateOptions) -> int:
@@ -110,7 +111,7 @@ def recipe_of(options: AnnotateOptions) -> Any:
         label_map = Path(options.label_map) if options.label_map else None
         preset = preset_of(options.preset, _absolute(options.audio_model), _absolute(options.video_model), label_map)
         fusion = replace(preset.fusion, rule=options.fusion_rule) if options.fusion_rule else preset.fusion
-        recipe = Recipe(preset, plan, fusion)
+        recipe = Recipe(preset, plan, fusion, adapt=options.adapt)
         recipe.config  # noqa: B018 - missing weights show themselves here, before any file is opened
         return recipe
     except (ValueError, LabelError) as error:

@@ -10,7 +10,7 @@ from db.errors import FAILURES, MoodreelError, NotInstalled
 from db.identity import printable
 from scheduler.cli_fleet import COMMANDS
 from scheduler.cli_train import train
-from scheduler.options import db_option, json_option
+from scheduler.options import adapt_option, db_option, json_option
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -71,6 +71,7 @@ def cli() -> None:
 @click.option("--window", "window_seconds", default=2.0, show_default=True, metavar="SECONDS", help="0.5 to 30.")
 @click.option("--hop", "hop_seconds", default=1.0, show_default=True, metavar="SECONDS", help="At most the window.")
 @click.option("--fusion", "fusion_rule", metavar="NAME", help="How voice and face are combined (see below).")
+@adapt_option
 @click.option(
     "--preset",
     type=click.Choice(["compact", "paper"]),
@@ -95,6 +96,7 @@ def annotate(
     window_seconds: float,
     hop_seconds: float,
     fusion_rule: str | None,
+    adapt: bool,
     preset: str,
     audio_model: str | None,
     video_model: str | None,
@@ -120,9 +122,8 @@ def annotate(
     """
     from scheduler.annotate import AnnotateOptions, run
 
-    options = AnnotateOptions(
-        db_url, window_seconds, hop_seconds, fusion_rule, device, as_json, preset, audio_model, video_model, label_map
-    )
+    models = (preset, audio_model, video_model, label_map)
+    options = AnnotateOptions(db_url, window_seconds, hop_seconds, fusion_rule, device, as_json, *models, adapt=adapt)
     sys.exit(run(paths, options))
 
 
@@ -131,6 +132,7 @@ def annotate(
 @db_option
 @click.option("--all", "every", is_flag=True, help="Every video that has a timeline.")
 @click.option("--fusion", "fusion_rule", metavar="NAME", help="As for annotate.")
+@click.option("--adapt/--no-adapt", default=None, help="As for annotate.")
 @click.option("--audio-weight", type=float, metavar="SHARE", help="Trust in the voice, 0 to 1; the face has the rest.")
 @click.option("--threshold", type=float, metavar="SHARE", help="Confidence from which a side is believed alone.")
 @click.option("--margin", type=float, metavar="SHARE", help="By how much the surer side wins a disagreement (rules).")
@@ -143,6 +145,7 @@ def fuse(
     db_url: str,
     every: bool,
     fusion_rule: str | None,
+    adapt: bool | None,
     audio_weight: float | None,
     threshold: float | None,
     margin: float | None,
@@ -164,7 +167,7 @@ def fuse(
         "calibration": {"audio_temperature": audio_temperature, "video_temperature": video_temperature},
         "smoothing": {"switch_cost": switch_cost},
     }
-    sys.exit(run(uris, every, db_url, changes, as_json))
+    sys.exit(run(uris, every, db_url, changes, as_json, adapt=adapt))
 
 
 @cli.command(short_help="Show one video's timeline.")

@@ -5,6 +5,7 @@ import sys
 import click
 
 from scheduler.options import (
+    adapt_option,
     broker_option,
     db_option,
     json_option,
@@ -235,6 +236,7 @@ def pipelines() -> None:
     help="Length of the pieces that a video is cut into, each one job.",
 )
 @click.option("--fusion", "fusion_rule", metavar="NAME", help="As for annotate.")
+@adapt_option
 @click.option("--replace", is_flag=True, help="Let NAME, if it is another pipeline's, be this one's from now on.")
 def add_pipeline(
     name: str,
@@ -247,6 +249,7 @@ def add_pipeline(
     hop_seconds: float,
     span_seconds: float,
     fusion_rule: str | None,
+    adapt: bool,
     replace: bool,
 ) -> None:
     """Register a pipeline under NAME. Run it where its weights are: on a worker, not on the scheduler.
@@ -269,6 +272,7 @@ def add_pipeline(
         video_model=video_model,
         label_map=label_map,
         span_seconds=span_seconds,
+        adapt=adapt,
     )
     add(name, options, replace=replace)
 

@@ -17,12 +17,20 @@ from scheduler.show import find_video, open_existing
 MAX_STRIPS = 20
 
 
-def run(names: Sequence[str], every: bool, db_url: str, changes: dict[str, dict[str, Any]], as_json: bool) -> int:
+def run(
+    names: Sequence[str],
+    every: bool,
+    db_url: str,
+    changes: dict[str, dict[str, Any]],
+    as_json: bool,
+    adapt: bool | None = None,
+) -> int:
     """Fuse anew and print; returns the exit status.
 
     Args:
         names: URIs or paths; with `every`, all videos that have a timeline are meant instead.
         changes: what is to be different, like `{"fusion": {"rule": "average"}}`; None in it leaves a value as it is.
+        adapt: whether the voice is adapted to the video; None leaves that as it is.
     """
     if every == bool(names):
         raise BadOption("name the videos, or give --all for every video that has a timeline")
@@ -33,8 +41,8 @@ def run(names: Sequence[str], every: bool, db_url: str, changes: dict[str, dict[
             try:
                 if isinstance(item, PathMissing):
                     raise item
-                pipeline = _fuse(store, item, changes)
-            except (PathMissing, LeaseLost, DatabaseLocked) as error:
+                pipeline = _fuse(store, item, changes, adapt)
+            except (PathMissing, BadOption, LeaseLost, DatabaseLocked) as error:
                 where = "" if isinstance(item, PathMissing) else f"{item.uri}: "
                 complain(stderr(), error.code, f"{where}{error}", error.hint)
                 failed += 1
@@ -80,8 +88,12 @@ def _videos(store: Store, names: Sequence[str], every: bool) -> Iterator[Video |
             yield video
 
 
-def _fuse(store: Store, video: Video, changes: dict[str, dict[str, Any]]) -> str:
-    """Give a video another timeline; the new pipeline's name."""
+def _fuse(store: Store, video: Video, changes: dict[str, dict[str, Any]], adapt: bool | None) -> str:
+    """Give a video another timeline; the new pipeline's name.
+
+    Raises:
+        BadOption: it is to be adapted, and its voice model has not what that takes.
+    """
     from worker.finish import fuse_anew
     from worker.recipe import Identity
 
@@ -89,6 +101,17 @@ def _fuse(store: Store, video: Video, changes: dict[str, dict[str, Any]]) -> str
     config = store.pipeline_config(video.current_annotation_id)
     for part, values in changes.items():
         config[part] = config[part] | {name: value for name, value in values.items() if value is not None}
+    if adapt is not None:
+        config["adaptation"] = _adaptation(config["audio"]) if adapt else None
     identity = Identity.of(config)
     fuse_anew(store, video.current_annotation_id, identity)
     return identity.name
+
+
+def _adaptation(audio: dict[str, Any]) -> dict[str, Any]:
+    """What adapts the rows of a voice model, given as a pipeline's configuration describes it."""
+    from models.presets import COMPACT_AUDIO
+
+    if audio != COMPACT_AUDIO.describe():
+        raise BadOption("only the voice model that this version of moodreel ships can be adapted to a video")
+    return COMPACT_AUDIO.adaptation.config

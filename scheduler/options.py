@@ -35,6 +35,12 @@ log_format_option = click.option(
     show_envvar=True,
     help="Of the lines on standard error.",
 )
+adapt_option = click.option(
+    "--adapt/--no-adapt",
+    default=True,
+    show_default=True,
+    help="Tell how a video's people speak from what they show; for the compact preset's own voice model.",
+)
 metrics_port_option = click.option(
     "--metrics-port",
     type=click.IntRange(1, 65_535),

@@ -21,3 +21,6 @@ def assert_shape(found):
         assert right / figures["clips"] == pytest.approx(figures["pooled"]["wa"], abs=1e-4)
     for conditions in found["fusion"].values():
         assert {len(condition["rules"]) for condition in conditions.values()} == {6}
+    for kinds in found["adaptation"].values():
+        for by in kinds.values():
+            assert by["adaptation"]["wa"] == pytest.approx(by["none"]["wa"] + by["adaptation"]["gain"], abs=2e-4)

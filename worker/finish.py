@@ -1,4 +1,5 @@
-"""From a video's stored windows to its timeline: fusion, smoothing, segments, in one transaction. No media, no model.
+"""From a video's stored windows to its timeline: adaptation, fusion, smoothing, segments, in one transaction. No media,
+no model.
 
 Re-fusing is this, run again.
 """
@@ -14,6 +15,7 @@ import db.rows
 from db.errors import LeaseLost, NoStreams, Undecodable
 from db.rows import StepClaim
 from db.store import Store
+from models.adaptation import Adaptation, adapt
 from models.calibration import Calibration, calibrate
 from models.fusion import Fusion, confidence, fuse
 from models.taxonomy import AROUSAL_ROW, EMOTIONS, VALENCE_ROW
@@ -30,6 +32,7 @@ class Finishing:
     """What of a pipeline's configuration makes a timeline of windows."""
 
     plan: WindowPlan
+    adaptation: Adaptation | None
     calibration: Calibration
     fusion: Fusion
     smoothing: Smoothing
@@ -38,7 +41,8 @@ class Finishing:
     def of(cls, config: dict[str, Any]) -> "Finishing":
         """From a configuration as `Recipe.config` gives it."""
         kinds = {"plan": WindowPlan, "calibration": Calibration, "fusion": Fusion, "smoothing": Smoothing}
-        return cls(**{name: kind(**config[name]) for name, kind in kinds.items()})
+        adaptation = Adaptation(**config["adaptation"]) if config["adaptation"] else None
+        return cls(adaptation=adaptation, **{name: kind(**config[name]) for name, kind in kinds.items()})
 
 
 def register(store: Store, identity: Identity) -> int:
@@ -56,7 +60,7 @@ def finish(
     claim: StepClaim | None = None,
     source_annotation_id: int | None = None,
 ) -> None:
-    """Fuse, smooth and publish an annotation whose spans are all done.
+    """Adapt, fuse, smooth and publish an annotation whose spans are all done.
 
     Args:
         duration_seconds: the video's true length; windows planned beyond it are dropped.
@@ -69,6 +73,8 @@ def finish(
     """
     n_windows = finishing.plan.count(duration_seconds)
     audio, video = _sides(store.scores(source_annotation_id or annotation_id)[:n_windows])
+    if finishing.adaptation:
+        audio = adapt(audio, finishing.adaptation)
     calibration = finishing.calibration
     audio, video = calibrate(audio, calibration.audio_temperature), calibrate(video, calibration.video_temperature)
     fused = fuse(audio, video, finishing.fusion)

@@ -39,7 +39,11 @@ class Gates:
 
 @dataclass(frozen=True)
 class Recipe:
-    """All settings of one pipeline. Equal recipes give equal rows."""
+    """All settings of one pipeline. Equal recipes give equal rows.
+
+    Attributes:
+        adapt: whether the voice's rows are adapted to the video, if the preset's voice model has what that takes.
+    """
 
     preset: Preset = COMPACT
     plan: WindowPlan = field(default_factory=WindowPlan)
@@ -47,6 +51,7 @@ class Recipe:
     gates: Gates = field(default_factory=Gates)
     smoothing: Smoothing = field(default_factory=Smoothing)
     calibration: Calibration = field(default_factory=Calibration)
+    adapt: bool = True
 
     @cached_property
     def sampling(self) -> Sampling:
@@ -69,14 +74,20 @@ class Recipe:
             "face_detector": _face_detector(),
             **self.sampling.describe(self.preset),
             **{name: asdict(getattr(self, name)) for name in _PARTS},
-            "adaptation": None,
+            "adaptation": self._adaptation,
             **({"temporal": self.preset.temporal.describe()} if self.preset.temporal else {}),
         }
 
     @property
+    def _adaptation(self) -> dict[str, Any] | None:
+        found = self.preset.adaptation if self.adapt else None
+        return found.config if found else None
+
+    @property
     def options(self) -> dict[str, Any]:
         """What `from_options` makes the recipe of again, as plain JSON values."""
-        return {"preset": self.preset.options, **{name: asdict(getattr(self, name)) for name in _PARTS}}
+        parts = {name: asdict(getattr(self, name)) for name in _PARTS}
+        return {"preset": self.preset.options, "adapt": self.adapt, **parts}
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> "Recipe":
@@ -86,7 +97,7 @@ class Recipe:
             ValueError, KeyError, TypeError: the options are of another version of moodreel.
         """
         parts = {name: kind(**options[name]) for name, kind in _PARTS.items()}
-        return cls(preset_from(options["preset"]), **parts)
+        return cls(preset_from(options["preset"]), adapt=options["adapt"], **parts)
 
     @cached_property
     def identity(self) -> "Identity":

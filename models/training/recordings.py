@@ -34,7 +34,7 @@ Result = TypeVar("Result")
 
 CHUNK_CLIPS = 120  # read, and kept, at a time: what a kill costs at most
 READERS = 2  # children that decode side by side
-PRODUCT = Recipe()  # how users' media are read, cut and gated
+PRODUCT = Recipe(adapt=False)  # how users' media are read, cut and gated; what adapts is trained after that
 VERSION = 1  # raised when what is kept of a clip changes
 
 

@@ -530,6 +530,26 @@ def test_a_temperature_changes_how_sure_the_voice_is(annotated, talk, tmp_path):
     assert (wrong.returncode, "audio_temperature" in wrong.stderr) == (2, True)
 
 
+def test_the_adaptation_is_switched_off_and_on_again(annotated, talk, tmp_path):
+    shutil.copy(annotated / "moodreel.db", tmp_path)
+    db = tmp_path / "moodreel.db"
+    config = (
+        "SELECT p.config FROM videos v JOIN annotations a ON a.id = v.current_annotation_id "
+        f"JOIN pipelines p ON p.id = a.pipeline_id WHERE v.uri = '{talk}'"
+    )
+    voice = f"SELECT * FROM window_scores WHERE video = '{talk}' AND modality = 'audio'"
+    before, ((pipeline,),) = rows(db, voice), rows(db, config)
+    assert json.loads(pipeline)["adaptation"]
+    for option, adapted in (("--no-adapt", False), ("--adapt", True)):
+        assert moodreel("fuse", talk, option, cwd=tmp_path).returncode == 0
+        ((changed,),) = rows(db, config)
+        assert bool(json.loads(changed)["adaptation"]) == adapted
+        assert rows(db, voice) == before
+    assert changed == pipeline
+    ran = moodreel("annotate", talk, "--no-adapt", "--json", cwd=tmp_path)
+    assert (ran.returncode, rows(db, "SELECT COUNT(*) FROM pipelines")) == (0, [(2,)])
+
+
 @on_both
 def test_migrate_makes_the_tables_and_may_be_run_again(on, tmp_path):
     for _ in range(2):

@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import av
@@ -14,7 +15,7 @@ from safetensors.torch import save_file
 
 from models.audio import WhisperForEmotion
 from models.taxonomy import EMOTIONS
-from models.training import evaluate, recordings, report, voice_recipe
+from models.training import adaptation, evaluate, recordings, report, voice_recipe
 from models.training.audio import PRODUCT_VIEW
 from models.training.cache import Cache
 from models.training.corpora import CREMA_D_EMOTIONS, JAVANESE_EMOTIONS, Clip, clips_in, javanese_clip, ravdess_clip
@@ -340,6 +341,8 @@ def made_up(tmp_path, monkeypatch):
 def test_a_whole_run_is_written_down_and_resumed(tmp_path, monkeypatch, made_up, tiny_encoder):
     checked = []
     monkeypatch.setattr(evaluate, "SNRS_DB", (0.0,))
+    few = partial(adaptation.train, options=adaptation.Options(videos=80, epochs=1))
+    monkeypatch.setattr(adaptation, "train", few)
     refuse = evaluate.refuse_shared_speakers
     monkeypatch.setattr(evaluate, "refuse_shared_speakers", lambda *sides: checked.append(sides) or refuse(*sides))
 
@@ -348,7 +351,8 @@ def test_a_whole_run_is_written_down_and_resumed(tmp_path, monkeypatch, made_up,
         return Evaluation(made_up, Cache(tmp_path / "cache"), recipe, FrameStatistics([0.01], trees=10))
 
     found = run().run()
-    assert len(checked) == 5 * (3 + 1 + 2 * 2)  # voices as recorded, low-passed, and two takes of each corpus
+    # Voices as recorded, low-passed, two takes of each corpus, and the Javanese sound clips.
+    assert len(checked) == 5 * (3 + 1 + 2 * 2 + 1)
     assert all(len(train) and len(test) for train, test in checked)
     report.write(found, tmp_path / "docs")
     written = json.loads((tmp_path / "docs" / "accuracy.json").read_text())
