@@ -27,6 +27,11 @@ LEAST_PROBABILITY = 1e-4  # what is below says nothing
 N_STATISTICS = 8 * len(STILL_LABELS)
 
 
+def logs_of(probabilities: npt.NDArray[np.floating]) -> FloatArray:
+    """Logarithms of probabilities, float32, cut off at `LEAST_PROBABILITY`."""
+    return np.asarray(np.log(np.maximum(probabilities.astype(np.float32), LEAST_PROBABILITY)), np.float32)
+
+
 def statistics(logs: FloatArray) -> FloatArray:
     """What a window's faces have in common and how they change.
 
@@ -91,5 +96,5 @@ class TemporalModel:
         still = rows[:, STILL_COLUMNS]
         if np.isnan(still).any():
             raise ValueError(f"want probabilities of all of {STILL_LABELS}")
-        features = statistics(np.log(np.maximum(still, LEAST_PROBABILITY)))
+        features = statistics(logs_of(still))
         return np.asarray(self._net(torch.from_numpy(features)[None]).softmax(dim=1)[0].numpy(), np.float32)

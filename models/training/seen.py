@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +10,7 @@ import numpy.typing as npt
 from models.expression import ExpressionModel
 from models.presets import COMPACT_FACE, COMPACT_TEMPORAL
 from models.taxonomy import N_EMOTIONS
-from models.temporal import LEAST_PROBABILITY, STILL_COLUMNS, TemporalModel
+from models.temporal import STILL_COLUMNS, TemporalModel, logs_of
 from models.training.cache import progress
 from models.training.face_recipe import Faces
 from models.training.recordings import PRODUCT, Recording, Recordings, face_windows, n_windows
@@ -63,11 +62,6 @@ def of_videos(recordings: Recordings, grey_noise: float = 0.0) -> VideoFaces:
                 shipped[k] = row
             found.shipped.append(shipped)
     return found
-
-
-def logs_of(probabilities: npt.NDArray[Any]) -> FloatArray:
-    """Logarithms of probabilities, cut off at `LEAST_PROBABILITY`."""
-    return np.asarray(np.log(np.maximum(probabilities.astype(np.float32), LEAST_PROBABILITY)), np.float32)
 
 
 def of_ravdess(given: Path, recordings: Recordings, numbers: Sequence[int], noise: float = 0.0) -> list[Faces]:

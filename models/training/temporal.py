@@ -23,18 +23,18 @@ from scipy.special import log_softmax, softmax
 from torch import nn
 
 from models.taxonomy import EMOTIONS
-from models.temporal import LEAST_PROBABILITY, STILL_LABELS, TemporalModel, network, statistics
+from models.temporal import LEAST_PROBABILITY, STILL_LABELS, TemporalModel, logs_of, network, statistics
 from models.training.corpora import RAVDESS_EMOTIONS
 from models.training.face_recipe import Faces
 from models.training.head import HeadOptions, Rows, divide_logits, logits_of, temperature, train_head
 from models.training.metrics import clip_row, figures, rounded
 from models.training.protocols import RAVDESS, refuse_shared_speakers, splits
+from models.training.seen import RAVDESS_FRAMES_HZ
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
 
 RATE_HZ = 5.0  # pictures looked at in each second, as the product does
-FRAMES_HZ = 29.97  # of the given frames
 WINDOW_SECONDS, HOP_SECONDS = 2.0, 1.0
 STARTS_SECONDS = (0.0, 0.5)  # windows to train on begin here,
 PHASES = (0.0, 1 / 3, 2 / 3)  # and their pictures between those that the product would look at
@@ -139,14 +139,14 @@ def given_faces(path: Path, starts_seconds: Sequence[float] = (0.0,), phases: Se
         phases: by how much of the step from picture to picture the grid is shifted.
     """
     with np.load(path) as file:
-        names, frames, probabilities = file["clip"], file["frame"], file["probabilities"].astype(np.float32)
+        names, frames, probabilities = file["clip"], file["frame"], file["probabilities"]
         columns = [GIVEN_NAMES.get(str(name), str(name)) for name in file["labels"]]
     order = [columns.index(name) for name in STILL_LABELS]
-    logs = np.log(np.maximum(probabilities[:, order], LEAST_PROBABILITY))
+    logs = logs_of(probabilities[:, order])
     found = []
     for name in np.unique(names):
         mine = names == name
-        times = frames[mine] / FRAMES_HZ
+        times = frames[mine] / RAVDESS_FRAMES_HZ
         sets = [_windows(logs[mine], times, start, phase) for start in starts_seconds for phase in phases]
         windows = dict(enumerate(frames for one in sets for frames in one))
         found.append(Faces(len(windows), windows, f"{RAVDESS.name}/{str(name)[-2:]}"))
@@ -160,7 +160,7 @@ def _windows(logs: FloatArray, times: npt.NDArray[np.float64], start: float, pha
         end = min(start + WINDOW_SECONDS, float(times[-1]))
         points = (np.arange(np.ceil(start * RATE_HZ - 1e-6), max(np.ceil(end * RATE_HZ), 1)) + phase) / RATE_HZ
         nearest = np.abs(times[:, None] - points).argmin(axis=0)
-        there = np.abs(times[nearest] - points) < 1 / FRAMES_HZ
+        there = np.abs(times[nearest] - points) < 1 / RAVDESS_FRAMES_HZ
         if there.any() and there.mean() >= MIN_FACE_SHARE:
             windows.append(logs[nearest[there]])
         start += HOP_SECONDS

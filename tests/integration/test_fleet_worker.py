@@ -62,6 +62,15 @@ def fleet_worker(store: Store, **changes: object) -> Iterator[FleetWorker]:
         yield fleet
 
 
+def annotating(fleet: FleetWorker, reading: threading.Event) -> threading.Thread:
+    """Plan the only video and begin its only span beside the test; what it reads says when it does."""
+    fleet.run("plan", "1")
+    thread = threading.Thread(target=fleet.run, args=("annotate_span", "1/0"))
+    thread.start()
+    assert reading.wait(30)
+    return thread
+
+
 def rows(store: Store, query: str) -> list[tuple]:
     with store.reading() as connection:
         return [tuple(row) for row in connection.exec_driver_sql(query)]
@@ -150,10 +159,7 @@ def test_what_is_under_way_is_given_back_uncounted_when_the_worker_is_stopped(st
 
     monkeypatch.setattr(Reader, "read", read)
     with fleet_worker(store) as fleet:
-        fleet.run("plan", "1")
-        thread = threading.Thread(target=fleet.run, args=("annotate_span", "1/0"))
-        thread.start()
-        assert reading.wait(30)
+        thread = annotating(fleet, reading)
         fleet.stop()
         thread.join(30)
         given_back = store.spans(1)[0]
@@ -197,10 +203,7 @@ def test_a_job_that_does_not_get_on_is_let_go(store, media, monkeypatch):
 
     monkeypatch.setattr(Reader, "read", read)
     with fleet_worker(store, lease_seconds=1.0, stall_seconds=0.5) as fleet:
-        fleet.run("plan", "1")
-        thread = threading.Thread(target=fleet.run, args=("annotate_span", "1/0"))
-        thread.start()
-        assert reading.wait(30)
+        thread = annotating(fleet, reading)
         claim, until = None, time.monotonic() + 15
         while claim is None and time.monotonic() < until:
             claim = store.claim_span(Job("annotate_span", 1, 0), "another", 60.0, 5)
@@ -370,10 +373,7 @@ def test_a_job_that_does_not_stir_is_given_back_too_when_the_worker_is_stopped(s
 
     monkeypatch.setattr(Reader, "read", read)
     with fleet_worker(store) as fleet:
-        fleet.run("plan", "1")
-        thread = threading.Thread(target=fleet.run, args=("annotate_span", "1/0"))
-        thread.start()
-        assert reading.wait(30)
+        thread = annotating(fleet, reading)
         fleet.stop()
         until = time.monotonic() + 20
         while store.spans(1)[0].status != "pending" and time.monotonic() < until:
