@@ -4,11 +4,10 @@ Codings: RAVDESS, Livingstone and Russo 2018, doi 10.1371/journal.pone.0196391; 
 doi 10.1109/TAFFC.2014.2336244; the Javanese corpus names its clips `AA-SS-EE_RR`.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import av
 import numpy as np
 import numpy.typing as npt
 
@@ -93,22 +92,3 @@ def _read_name(path: Path, read_name: Callable[[Path], Clip]) -> Clip:
         return read_name(path)
     except (KeyError, IndexError) as error:
         raise ValueError(f"{path}: not a name of this corpus") from error
-
-
-def read_sound(path: Path) -> FloatArray:
-    """Decode a clip's sound: (n,) float32 in -1..1, mono, 16 kHz.
-
-    Raises:
-        av.FFmpegError: the file cannot be decoded.
-    """
-    with av.open(str(path)) as container:
-        return np.concatenate([np.zeros(0, np.float32), *_resampled(container)])
-
-
-def _resampled(container: av.container.InputContainer) -> Iterator[FloatArray]:
-    resampler = av.AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE_HZ)
-    for frame in container.decode(audio=0):
-        for piece in resampler.resample(frame):
-            yield piece.to_ndarray()[0]
-    for piece in resampler.resample(None):
-        yield piece.to_ndarray()[0]

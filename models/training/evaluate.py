@@ -27,7 +27,6 @@ from models.presets import COMPACT, COMPACT_FACE
 from models.taxonomy import EMOTIONS, N_EMOTIONS
 from models.training import adaptation, report, seen
 from models.training import face as fer
-from models.training.audio import VIEWS
 from models.training.cache import Cache, default_folder
 from models.training.corpora import Clip, clips_in, crema_d_clip, javanese_clip, ravdess_clip
 from models.training.face_recipe import FaceRecipe, Faces, FrameStatistics
@@ -149,8 +148,7 @@ class Evaluation:
     @classmethod
     def of_shipped(cls, data: Path, kept: Cache) -> "Evaluation":
         """By the recipes of the shipped models."""
-        # Of the four views that the shipped head was trained on, two: all four take twice as long.
-        return cls(data, kept, FrozenEncoder(views=VIEWS[:2]), FrameStatistics())
+        return cls(data, kept, FrozenEncoder(), FrameStatistics())
 
     def run(self) -> dict[str, Any]:
         """Everything; the keys of accuracy.json."""
@@ -172,8 +170,8 @@ class Evaluation:
         found["cross-corpus"] = self._cross_corpus()
         found["low-pass"] = self._low_pass(voices["ravdess"])
         noise = {
-            name: {take.name: self._voice_of(self._corpora[name], take) for take in (AS_RECORDED, *map(noisy, SNRS_DB))}
-            for name in WEAKENED
+            name: {take.name: self._voice_of(corpus, take) for take in (AS_RECORDED, *map(noisy, SNRS_DB))}
+            for name, corpus in self._corpora.items()
         }
         found["noise"] = {
             name: {take: self._brief(self._corpora[name], side.rows) for take, side in takes.items()}

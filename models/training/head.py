@@ -51,9 +51,15 @@ class Rows:
 
     @property
     def weights(self) -> FloatArray:
-        """(n,) float32 with mean 1: each clip has the same weight, shared by its rows."""
-        _, clip, count = np.unique(self.clips, return_inverse=True, return_counts=True)
-        weights = 1.0 / count[clip]
+        """(n,) float32 with mean 1.
+
+        A clip's rows share its weight. A corpus weighs as the square root of the number of its clips, so that a large
+        one does not drown a small one (sampling with temperature 2, as multilingual models do; arXiv 1907.05019).
+        """
+        _, first, clip, count = np.unique(self.clips, return_index=True, return_inverse=True, return_counts=True)
+        corpora = np.array([speaker.split("/")[0] for speaker in self.speakers[first]])
+        _, corpus, size = np.unique(corpora, return_inverse=True, return_counts=True)
+        weights = (size[corpus] ** -0.5 / count)[clip]
         return np.asarray(weights / weights.mean(), np.float32)
 
 
@@ -62,7 +68,9 @@ class HeadOptions:
     """How the head is trained.
 
     Attributes:
-        hidden: width of the hidden layer.
+        hidden: width of a member's hidden layer.
+        members: networks whose mean logits are what is used; they see the same rows in the same order, and differ in
+            their initial weights and in which hidden units each step does without.
         input_dropout, hidden_dropout: share of features and of hidden units that each step does without.
         epochs: passes over the rows; batch: rows in a step.
         peak_learning_rate: of the one-cycle schedule (Smith and Topin 2017, arXiv 1708.07120).
@@ -71,6 +79,7 @@ class HeadOptions:
     """
 
     hidden: int = 128
+    members: int = 4
     input_dropout: float = 0.4
     hidden_dropout: float = 0.5
     epochs: int = 8
@@ -86,8 +95,34 @@ def known_labels(emotions: Sequence[str]) -> BoolArray:
 
 
 def masked_log_softmax(logits: Tensor, known: Tensor) -> Tensor:
-    """Log-probabilities over each row's own labels, (n, 8): a label that its corpus lacks takes no part."""
-    return logits.masked_fill(~known, NO_VOTE).log_softmax(dim=1)
+    """Log-probabilities over each row's own labels, (..., n, 8): a label that its corpus lacks takes no part."""
+    return logits.masked_fill(~known, NO_VOTE).log_softmax(dim=-1)
+
+
+class _Members(nn.Module):
+    """Networks Linear-ReLU-Linear side by side: (n, D) to (members, n, 8) logits."""
+
+    def __init__(self, n_features: int, options: HeadOptions) -> None:
+        super().__init__()
+        self._shape = options.members, options.hidden
+        self.first = nn.Linear(n_features, options.members * options.hidden)
+        bound = options.hidden**-0.5
+        self.last = nn.Parameter(torch.empty(*self._shape, N_EMOTIONS).uniform_(-bound, bound))
+        self.last_bias = nn.Parameter(torch.zeros(options.members, 1, N_EMOTIONS))
+        self._input_dropout = nn.Dropout(options.input_dropout)
+        self._hidden_dropout = nn.Dropout(options.hidden_dropout)
+
+    def forward(self, features: Tensor) -> Tensor:
+        hidden = self.first(self._input_dropout(features)).relu().unflatten(1, self._shape).transpose(0, 1)
+        return torch.baddbmm(self.last_bias, self._hidden_dropout(hidden), self.last)
+
+    @torch.no_grad()
+    def mean(self) -> nn.Sequential:
+        """One network with their mean logits."""
+        last = nn.Linear(self.first.out_features, N_EMOTIONS)
+        last.weight.copy_(self.last.flatten(0, 1).T / len(self.last))
+        last.bias.copy_(self.last_bias.mean(dim=(0, 1)))
+        return nn.Sequential(self.first, nn.ReLU(), last).eval()
 
 
 def train_head(rows: Rows, options: HeadOptions) -> nn.Sequential:
@@ -99,17 +134,12 @@ def train_head(rows: Rows, options: HeadOptions) -> nn.Sequential:
     torch.manual_seed(options.seed)
     mean = rows.features.mean(axis=0, dtype=np.float64)
     scale = rows.features.std(axis=0, dtype=np.float64) + 1e-4
-    first = nn.Linear(rows.features.shape[1], options.hidden)
-    last = nn.Linear(options.hidden, N_EMOTIONS)
-    network = nn.Sequential(
-        nn.Dropout(options.input_dropout), first, nn.ReLU(), nn.Dropout(options.hidden_dropout), last
-    )
-    standardised = (torch.from_numpy(rows.features).float() - torch.from_numpy(mean).float()) / torch.from_numpy(
-        scale
-    ).float()
-    _fit(network, standardised, rows, options)
-    fold_standardisation(first, mean, scale)
-    return nn.Sequential(first, nn.ReLU(), last).eval()
+    members = _Members(rows.features.shape[1], options)
+    features = torch.from_numpy(rows.features.astype(np.float32))
+    features.sub_(torch.from_numpy(mean).float()).div_(torch.from_numpy(scale).float())
+    _fit(members, features, rows, options)
+    fold_standardisation(members.first, mean, scale)
+    return members.mean()
 
 
 def _fit(network: nn.Module, features: Tensor, rows: Rows, options: HeadOptions) -> None:
@@ -122,8 +152,10 @@ def _fit(network: nn.Module, features: Tensor, rows: Rows, options: HeadOptions)
         order = torch.randperm(len(features))
         for first in range(0, len(order), options.batch):
             batch = order[first : first + options.batch]
-            log_probabilities = masked_log_softmax(network(features[batch]), known[batch])
-            right = log_probabilities.gather(1, targets[batch, None])[:, 0]
+            with torch.autocast("cpu", torch.bfloat16):
+                logits = network(features[batch])
+            log_probabilities = masked_log_softmax(logits.float(), known[batch])
+            right = log_probabilities[:, torch.arange(len(batch)), targets[batch]]
             optimiser.zero_grad()
             (-weights[batch] * right).mean().backward()  # type: ignore[no-untyped-call]
             optimiser.step()

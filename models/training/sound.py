@@ -1,35 +1,22 @@
-"""From a clip's sound to the windows that the model trains on: cut as the product cuts, judged by its voice gate, and
-degraded as sound found in the wild is. Arrays in, arrays out.
-"""
-
-from dataclasses import dataclass
+"""Sound for training: where speech is in it, windows degraded as sound found in the wild is. Arrays in and out."""
 
 import numpy as np
 import numpy.typing as npt
 
-from models.voice import CHUNK_SAMPLES, VoiceDetector
-from worker.recipe import Gates
-from worker.windows import WindowPlan
+from models.voice import VoiceDetector
 
 FloatArray = npt.NDArray[np.float32]
 
 SAMPLE_RATE_HZ = 16_000
 
-# What real recordings do to a voice and these studios did not. Where the limits are and that only some clips lose their
-# upper band is ours; that RAVDESS alone has sound above 5.5 kHz is why there is a low-pass: the corpora must not be
-# told apart by bandwidth.
-GAIN_DB = (-12.0, 12.0)
-NOISE_SNR_DB = (10.0, 40.0)
-CUTOFF_HZ = (3000.0, 7000.0)
-LOW_PASS_SHARE = 0.5
-
-
-@dataclass(frozen=True)
-class Cut:
-    """One window: (window_samples,) float32, zero-padded, and how many of them are real sound."""
-
-    samples: FloatArray
-    length_samples: int
+# What real recordings do to a voice and these studios did not; the limits are ours. RAVDESS alone has sound above
+# 5.5 kHz, so many windows lose their upper band, some at that very frequency: the corpora must not be told apart by it.
+SPEED, SPEED_SHARE = (0.88, 1.14), 0.6  # pitch, formants and tempo together: other people's voices
+CUTOFF_HZ, LOW_PASS_SHARE = (2500.0, 7000.0), 0.5
+CREMA_D_CUTOFF_HZ, CREMA_D_SHARE = 5500.0, 0.15
+TILT_DB, TILT_SHARE = (-6.0, 6.0), 0.5  # over three octaves, around 1 kHz
+NOISE_SNR_DB, NOISE_SHARE = (5.0, 40.0), 0.5
+GAIN_DB = (-14.0, 10.0)
 
 
 def speech_of(sound: FloatArray, detector: VoiceDetector) -> FloatArray:
@@ -38,40 +25,31 @@ def speech_of(sound: FloatArray, detector: VoiceDetector) -> FloatArray:
     return np.concatenate([detector.feed(sound), detector.flush()])
 
 
-def windows_of(sound: FloatArray, speech: FloatArray, plan: WindowPlan, gates: Gates | None = None) -> list[Cut]:
-    """The windows of a clip that pass the product's voice gate; if none does, the one with the most speech.
+def degraded(window: FloatArray, length_samples: int, random: np.random.Generator) -> tuple[FloatArray, int]:
+    """A window as another voice, room and microphone could have made it: speed, upper band, tilt, noise, gain.
 
     Args:
-        sound: (n,) float32 at 16 kHz.
-        speech: (m,) float32, speech probabilities of its 32 ms chunks.
-        plan: how the product cuts; gates: when it takes a window (its defaults unless given).
+        window: (n,) float32, of which `length_samples` are real sound and the rest is zero.
+
+    Returns:
+        (n,) float32, and how many of its samples are real now.
     """
-    gates = gates or Gates()
-    duration_seconds = len(sound) / SAMPLE_RATE_HZ
-    windows = [plan.window(k, duration_seconds) for k in range(plan.count(duration_seconds))]
-    bounds = [(round(w.start_seconds * SAMPLE_RATE_HZ), round(w.end_seconds * SAMPLE_RATE_HZ)) for w in windows]
-    spoken = speech >= gates.speech_probability
-    shares = [float(spoken[a // CHUNK_SAMPLES : -(-b // CHUNK_SAMPLES)].mean()) for a, b in bounds]
-    least = min(gates.min_speech_share, max(shares, default=0.0))
-    window_samples = plan.window_ms * SAMPLE_RATE_HZ // 1000
-    return [_cut(sound[a:b], window_samples) for (a, b), share in zip(bounds, shares, strict=True) if share >= least]
-
-
-def _cut(piece: FloatArray, window_samples: int) -> Cut:
-    samples = np.zeros(window_samples, np.float32)
-    samples[: len(piece)] = piece
-    return Cut(samples, len(piece))
-
-
-def degrade(sound: FloatArray, random: np.random.Generator) -> FloatArray:
-    """The clip at another level, with white noise, and for some without its upper band. (n,) to (n,) float32."""
-    degraded = sound.astype(np.float64)
+    sound = window[:length_samples].astype(np.float64)
+    if random.random() < SPEED_SHARE:
+        places = np.arange(0.0, len(sound) - 1, random.uniform(*SPEED))[: len(window)]
+        sound = np.interp(places, np.arange(len(sound)), sound)
     if random.random() < LOW_PASS_SHARE:
-        degraded = low_pass(degraded, random.uniform(*CUTOFF_HZ))
-    degraded *= decibels(random.uniform(*GAIN_DB))
-    level = np.sqrt(np.mean(np.square(degraded))) if len(degraded) else 0.0
-    degraded += random.standard_normal(len(degraded)) * level * decibels(-random.uniform(*NOISE_SNR_DB))
-    return np.asarray(np.clip(degraded, -1.0, 1.0), np.float32)
+        sound = low_pass(sound, random.uniform(*CUTOFF_HZ))
+    if random.random() < CREMA_D_SHARE:
+        sound = low_pass(sound, CREMA_D_CUTOFF_HZ)
+    if random.random() < TILT_SHARE:
+        sound = tilted(sound, random.uniform(*TILT_DB))
+    if random.random() < NOISE_SHARE:
+        level = np.sqrt(np.mean(np.square(sound))) if len(sound) else 0.0
+        sound = sound + random.standard_normal(len(sound)) * level * decibels(-random.uniform(*NOISE_SNR_DB))
+    result = np.zeros(len(window), np.float32)
+    result[: len(sound)] = np.clip(sound * decibels(random.uniform(*GAIN_DB)), -1.0, 1.0)
+    return result, len(sound)
 
 
 def low_pass(sound: npt.NDArray[np.float64], cutoff_hz: float) -> npt.NDArray[np.float64]:
@@ -79,6 +57,12 @@ def low_pass(sound: npt.NDArray[np.float64], cutoff_hz: float) -> npt.NDArray[np
     spectrum = np.fft.rfft(sound)
     spectrum[np.fft.rfftfreq(len(sound), 1 / SAMPLE_RATE_HZ) > cutoff_hz] = 0.0
     return np.fft.irfft(spectrum, len(sound))
+
+
+def tilted(sound: npt.NDArray[np.float64], tilt_db: float) -> npt.NDArray[np.float64]:
+    """Raise or lower high against low, in proportion to the octave; 1 kHz stays about as it is."""
+    octaves = np.log2((np.fft.rfftfreq(len(sound), 1 / SAMPLE_RATE_HZ) + 200.0) / 1000.0)
+    return np.fft.irfft(np.fft.rfft(sound) * 10.0 ** (tilt_db * octaves / 3 / 20), len(sound))
 
 
 def decibels(amount: float) -> float:

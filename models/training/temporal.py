@@ -17,13 +17,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from safetensors.torch import save_file
 from scipy.special import log_softmax, softmax
 from torch import nn
 
 from models.taxonomy import EMOTIONS
-from models.temporal import LEAST_PROBABILITY, STILL_LABELS, TemporalModel, logs_of, network, statistics
+from models.temporal import LEAST_PROBABILITY, STILL_LABELS, TemporalModel, logs_of, statistics
 from models.training.corpora import RAVDESS_EMOTIONS
 from models.training.face_recipe import Faces
 from models.training.head import HeadOptions, Rows, divide_logits, logits_of, temperature, train_head
@@ -48,20 +47,24 @@ class Options:
     """How the network is trained.
 
     Attributes:
-        members: networks of different seeds whose mean logits are what is used.
         sharpness: standard deviation of the logarithm of the exponent that a window's probabilities are raised to.
         bias: standard deviation of what is added to each label's log-probability, the same for all faces of a window.
         lost: at most this share of the faces is left out.
-        head: of each member.
+        head: the network itself.
     """
 
-    members: int = 5
     sharpness: float = 0.3
     bias: float = 0.5
     lost: float = 0.3
     head: HeadOptions = field(
         default_factory=lambda: HeadOptions(
-            hidden=64, input_dropout=0.1, hidden_dropout=0.3, epochs=3, peak_learning_rate=3e-3, weight_decay=0.01
+            hidden=64,
+            members=5,
+            input_dropout=0.1,
+            hidden_dropout=0.3,
+            epochs=3,
+            peak_learning_rate=3e-3,
+            weight_decay=0.01,
         )
     )
 
@@ -92,28 +95,8 @@ def rows_of(faces: Sequence[Faces], emotions: IntArray, options: Options | None 
     return Rows(np.stack(features), emotions[of], np.tile(RAVDESS.known, (len(of), 1)), of, speakers)
 
 
-def merged(members: Sequence[nn.Sequential]) -> nn.Sequential:
-    """One network with the members' mean logits."""
-    states = [member.state_dict() for member in members]
-    net = network(sum(len(state["0.bias"]) for state in states))
-    net.load_state_dict(
-        {
-            "0.weight": torch.cat([state["0.weight"] for state in states]),
-            "0.bias": torch.cat([state["0.bias"] for state in states]),
-            "2.weight": torch.cat([state["2.weight"] for state in states], dim=1) / len(states),
-            "2.bias": torch.stack([state["2.bias"] for state in states]).mean(dim=0),
-        }
-    )
-    return net.eval()
-
-
-def fitted(rows: Rows, options: Options) -> nn.Sequential:
-    """The members, trained on disturbed windows, as one."""
-    return merged([train_head(rows, replace(options.head, seed=seed)) for seed in range(options.members)])
-
-
 def train(training: Sequence[Faces], judged: Sequence[Faces], emotions: IntArray, options: Options) -> nn.Sequential:
-    """The members as one, with the temperature that held-out speakers among the clips want.
+    """The network, trained on disturbed windows, with the temperature that held-out speakers among the clips want.
 
     Args:
         training, judged: the same clips, with the windows to train on and with those that the product would judge.
@@ -124,8 +107,8 @@ def train(training: Sequence[Faces], judged: Sequence[Faces], emotions: IntArray
     rows, waiting = rows_of(training, emotions, options), rows_of(judged, emotions)
     seen, unseen = rows.where(~held_out[rows.clips]), waiting.where(held_out[waiting.clips])
     refuse_shared_speakers(seen.speakers, unseen.speakers)
-    softer = temperature(logits_of(fitted(seen, options), unseen), unseen)
-    net = fitted(rows, options)
+    softer = temperature(logits_of(train_head(seen, options.head), unseen), unseen)
+    net = train_head(rows, options.head)
     divide_logits(net, softer)
     return net
 
@@ -205,11 +188,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m models.training.temporal", description=__doc__.split("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="folder of ravdess-face-probabilities.npz")
     parser.add_argument("--out", type=Path, default=Path("models/weights/temporal"), help="where the weights go")
-    parser.add_argument("--members", type=int, default=Options.members, help="networks that are averaged")
+    parser.add_argument("--members", type=int, help="networks that are averaged")
     parser.add_argument("--epochs", type=int, help="passes over the windows")
     given = parser.parse_args(arguments)
-    path, options = given.data / "ravdess-face-probabilities.npz", Options(members=given.members)
-    options = replace(options, head=replace(options.head, epochs=given.epochs or options.head.epochs))
+    path, options = given.data / "ravdess-face-probabilities.npz", Options()
+    chosen = {name: value for name in ("members", "epochs") if (value := getattr(given, name)) is not None}
+    options = replace(options, head=replace(options.head, **chosen))
     training, judged, emotions = given_faces(path, STARTS_SECONDS, PHASES), given_faces(path), emotions_of(path)
     metrics = {"ravdess": measure(training, judged, emotions, options)}
     save(train(training, judged, emotions, options), options, given.out)

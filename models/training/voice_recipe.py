@@ -1,12 +1,13 @@
-"""How the voice models of the folds are made: the recipe of the shipped one. Another recipe goes in its place.
+"""How voice models are made, the shipped one and those of the folds. Another recipe goes in its place.
 
 `models.training.evaluate` asks of a recipe only what `VoiceRecipe` says, so one that trains the encoder as well needs
 no change there.
 """
 
 import copy
+import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,9 +18,8 @@ import torch
 from torch import nn
 
 from models.audio import AudioEmotionModel, WhisperForEmotion, load_checkpoint
-from models.presets import COMPACT_AUDIO, Checkpoint
+from models.presets import COMPACT_AUDIO
 from models.taxonomy import EMOTIONS, N_EMOTIONS
-from models.training.audio import BATCH, PRODUCT_VIEW, VIEWS, View, joined
 from models.training.cache import digest, progress
 from models.training.corpora import corpora
 from models.training.head import (
@@ -34,12 +34,32 @@ from models.training.head import (
 )
 from models.training.protocols import refuse_shared_speakers
 from models.training.recordings import AS_RECORDED, Chunk, Recording, Recordings, Take, n_windows, voice_windows
-from models.training.sound import degrade
+from models.training.sound import degraded
 from models.voice import VoiceDetector
+from worker.windows import WindowPlan
 
 FloatArray = npt.NDArray[np.float32]
 
 HELD_OUT = 5  # every fifth speaker of those to train on sets the temperature
+BATCH = 32  # windows in one run of the encoder
+
+
+@dataclass(frozen=True)
+class View:
+    """One way of looking at all clips: windows of one length, as recorded or degraded like found sound."""
+
+    name: str
+    plan: WindowPlan
+    degraded: bool = False
+
+
+PRODUCT_VIEW = View("2 s", WindowPlan(2000, 1000))
+VIEWS = (
+    PRODUCT_VIEW,
+    View("2 s, degraded", WindowPlan(2000, 1000), degraded=True),
+    View("1 s", WindowPlan(1000, 1000)),
+    View("4 s", WindowPlan(4000, 2000)),
+)
 
 
 class VoiceModel(Protocol):
@@ -86,16 +106,22 @@ class ClipFeatures:
 
 
 class FrozenEncoder:
-    """The shipped recipe: the frozen encoder of `folder` and a head on its layers' statistics.
+    """The shipped recipe: a frozen encoder and a head on its layers' statistics.
 
-    The head is trained on several views of the clips (see `models.training.audio.VIEWS`); the temperature is that of
-    every fifth speaker of those to train on, judged by a head that was trained on the others.
+    The head is trained on several views of the clips; the temperature is that of every fifth speaker of those to train
+    on, judged by a head that was trained on the others.
+
+    Args:
+        source: a folder with the encoder, or the model itself; whatever head it has is not used.
     """
 
     def __init__(
-        self, folder: Path = COMPACT_AUDIO.folder, options: HeadOptions | None = None, views: Sequence[View] = VIEWS
+        self,
+        source: Path | WhisperForEmotion = COMPACT_AUDIO.folder,
+        options: HeadOptions | None = None,
+        views: Sequence[View] = VIEWS,
     ) -> None:
-        self._folder, self._options, self._views = folder, options or HeadOptions(), tuple(views)
+        self._source, self._options, self._views = source, options or HeadOptions(), tuple(views)
         self._rows: dict[tuple[str, str], ClipRows] = {}  # for the next fold
 
     @cached_property
@@ -109,19 +135,21 @@ class FrozenEncoder:
         }
 
     @cached_property
-    def _encoder_identity(self) -> Any:
-        return Checkpoint(self._folder).describe()["sha256"]
+    def _encoder_identity(self) -> str:
+        hashed = hashlib.sha256()
+        for name, value in sorted(self._whisper.encoder.state_dict().items()):
+            hashed.update(name.encode() + value.half().numpy().tobytes())
+        return hashed.hexdigest()
 
     @cached_property
     def _whisper(self) -> WhisperForEmotion:
-        return load_checkpoint(self._folder)
+        return load_checkpoint(self._source) if isinstance(self._source, Path) else self._source
 
     def train(self, recordings: Recordings, clips: Sequence[int]) -> "HeadModel":
         speakers = sorted({recordings.clips[k].speaker for k in clips})
         key = [self.identity, [chunk.digest for chunk in recordings.chunks], list(map(int, clips))]
         state = recordings.cache.arrays("voice-head", key, lambda: self._fit(recordings, clips, speakers[::HELD_OUT]))
-        head = nn.Sequential(*_layers(state)).eval()
-        return HeadModel(self, head, float(state["accuracy"]))
+        return HeadModel(self, _head(state), float(state["accuracy"]))
 
     def _fit(self, recordings: Recordings, clips: Sequence[int], held_out: Sequence[str]) -> dict[str, Any]:
         views = {view.name: self.rows(recordings, view).where_clips(clips) for view in self._views}
@@ -180,7 +208,7 @@ class FrozenEncoder:
         for chunk, key in progress(what, chunks, sizes) if any(fresh) else chunks:
 
             def make(chunk: Chunk = chunk) -> dict[str, Any]:
-                return extract(model, take.of(chunk.load(), detector), view)
+                return extract(model, take.of(chunk.load(), detector), view, int(chunk.digest, 16))
 
             yield chunk, ClipFeatures(**recordings.cache.arrays("features", key, make))
 
@@ -192,15 +220,25 @@ class ClipRows(Rows):
         return self.where(np.isin(self.clips, clips))
 
 
-def extract(model: AudioEmotionModel, recordings: Sequence[Recording], view: View) -> dict[str, npt.NDArray[Any]]:
-    """The windows of some clips."""
-    random = np.random.default_rng(0)
+def joined(parts: Sequence[Rows]) -> Rows:
+    """All views below each other: a clip's weight is then shared by its windows of all views."""
+    return Rows(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Rows)))
+
+
+def extract(
+    model: AudioEmotionModel, recordings: Sequence[Recording], view: View, seed: int = 0
+) -> dict[str, npt.NDArray[Any]]:
+    """The windows of some clips; if the view degrades them, by the chances of a seed, which may not be the same for
+    all corpora and actors: their clips come in the same order of emotions.
+    """
+    random = np.random.default_rng(seed)
     sounds, lengths, of, numbers = [], [], [], []
     for number, recording in enumerate(recordings):
-        heard = replace(recording, samples=degrade(recording.samples, random)) if view.degraded else recording
-        for window in voice_windows(heard, view.plan):
-            sounds.append(window.samples)
-            lengths.append(window.length_samples)
+        for window in voice_windows(recording, view.plan):
+            sound = window.samples, window.length_samples
+            samples, length_samples = degraded(*sound, random) if view.degraded else sound
+            sounds.append(samples)
+            lengths.append(length_samples)
             of.append(number)
             numbers.append(window.index)
     features = [np.zeros((0, _width(model)), np.float16)]
@@ -219,21 +257,26 @@ def _width(model: AudioEmotionModel) -> int:
     return len(model.features(silence, np.array([model.window_samples]))[0])
 
 
-def _layers(state: dict[str, npt.NDArray[Any]]) -> Iterator[nn.Module]:
+def _head(state: dict[str, npt.NDArray[Any]]) -> nn.Sequential:
+    """The head with the weights of a state dict, among other arrays."""
+    layers = {}
     for name in ("0", "2"):
         weight, bias = (torch.from_numpy(state[f"{name}.{part}"]) for part in ("weight", "bias"))
-        layer = nn.Linear(weight.shape[1], weight.shape[0])
-        layer.load_state_dict({"weight": weight, "bias": bias})
-        yield layer
-        if name == "0":
-            yield nn.ReLU()
+        layers[name] = nn.Linear(weight.shape[1], weight.shape[0])
+        layers[name].load_state_dict({"weight": weight, "bias": bias})
+    return nn.Sequential(layers["0"], nn.ReLU(), layers["2"]).eval()
 
 
 class HeadModel:
-    """A head on the features of a `FrozenEncoder`."""
+    """A head on the features of a `FrozenEncoder`.
+
+    Attributes:
+        head: Linear-ReLU-Linear, 3,840 features to 8 logits.
+        accuracy: as in `VoiceModel`.
+    """
 
     def __init__(self, recipe: FrozenEncoder, head: nn.Sequential, accuracy: float = float("nan")) -> None:
-        self._recipe, self._head, self.accuracy = recipe, head, accuracy
+        self._recipe, self.head, self.accuracy = recipe, head, accuracy
 
     @classmethod
     def shipped(cls, recipe: FrozenEncoder, folder: Path = COMPACT_AUDIO.folder) -> "HeadModel":
@@ -244,7 +287,7 @@ class HeadModel:
     def judge(self, recordings: Recordings, clips: Sequence[int], take: Take = AS_RECORDED) -> list[FloatArray]:
         judged: dict[int, FloatArray] = {}
         for chunk, found in self._recipe.features(recordings, PRODUCT_VIEW, take, clips):
-            logits = self._head(torch.from_numpy(found.features.astype(np.float32)))
+            logits = self.head(torch.from_numpy(found.features.astype(np.float32)))
             rows = logits.softmax(dim=1).numpy()
             for place, number in enumerate(chunk.numbers):
                 mine = found.clips == place

@@ -14,6 +14,7 @@ from models.errors import ModelError
 from models.taxonomy import EMOTIONS
 from models.training.audio import save
 from models.training.whisper import emotion_config, read_whisper
+from tests.sound import read_sound
 
 SMALL = {"n_mels": 80, "n_audio_ctx": 1500, "n_audio_state": 8, "n_audio_layer": 2, "n_audio_head": 2}
 KNOWN = ("neutral", "happy", "sad")
@@ -200,8 +201,6 @@ def test_weights_that_do_not_fit_the_configuration_are_refused(tmp_path: Path) -
 
 @pytest.mark.parametrize("seconds", [0.5, 2.0])
 def test_the_shipped_model_reads_real_speech(media: Path, seconds: float) -> None:
-    from models.training.corpora import read_sound
-
     sound = read_sound(media / "obama_speech.mp4")
     size = round(16_000 * seconds)
     windows = np.stack([sound[start : start + size] for start in range(16_000, 6 * 16_000, 16_000)])
@@ -213,8 +212,6 @@ def test_the_shipped_model_reads_real_speech(media: Path, seconds: float) -> Non
 
 
 def test_padding_hardly_changes_what_a_tail_is_judged_as(media: Path) -> None:
-    from models.training.corpora import read_sound
-
     tail = read_sound(media / "obama_speech.mp4")[4 * 16_000 : 5 * 16_000]
     exact = AudioEmotionModel.load(SHIPPED, window_seconds=1.0).predict(tail[None], np.array([16_000]))
     padded = np.zeros((1, 32_000), np.float32)

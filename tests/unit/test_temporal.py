@@ -7,17 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from db.errors import WeightsMissing
 from models.errors import ModelError
 from models.expression import pool
 from models.presets import COMPACT, COMPACT_FACE, COMPACT_TEMPORAL, Checkpoint, preset_of
 from models.taxonomy import EMOTIONS, widen
-from models.temporal import STILL_COLUMNS, STILL_LABELS, TemporalModel, network, statistics
+from models.temporal import STILL_COLUMNS, STILL_LABELS, TemporalModel, statistics
 from models.training import temporal
 from models.training.face_recipe import Faces
-from models.training.temporal import Options, disturbed, given_faces, merged
+from models.training.temporal import Options, disturbed, given_faces
 from worker.recipe import Recipe
 from worker.recognizers import Recognizers
 
@@ -146,13 +145,6 @@ def test_disturbed_windows_stay_log_probabilities():
     assert 3 <= min(counts) < 9
     same = disturbed(logs, Options(sharpness=0.0, bias=0.0, lost=0.0), random)
     np.testing.assert_allclose(same, np.maximum(logs, np.log(1e-4)), atol=1e-4)
-
-
-def test_merged_networks_give_their_mean_logits():
-    torch.manual_seed(0)
-    members, x = [network(4) for _ in range(3)], torch.randn(5, 56)
-    expected = torch.stack([member(x) for member in members]).mean(dim=0)
-    torch.testing.assert_close(merged(members)(x), expected)
 
 
 @pytest.fixture

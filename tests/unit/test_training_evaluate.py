@@ -13,10 +13,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from models.audio import WhisperForEmotion
+from models.audio import AudioEmotionModel, WhisperForEmotion
 from models.taxonomy import EMOTIONS
-from models.training import adaptation, evaluate, recordings, report, voice_recipe
-from models.training.audio import PRODUCT_VIEW
+from models.training import adaptation, audio, evaluate, recordings, report, voice_recipe
 from models.training.cache import Cache
 from models.training.corpora import CREMA_D_EMOTIONS, JAVANESE_EMOTIONS, Clip, clips_in, javanese_clip, ravdess_clip
 from models.training.evaluate import Corpus, Evaluation, fused
@@ -36,7 +35,7 @@ from models.training.recordings import (
     voice_windows,
 )
 from models.training.seen import of_ravdess
-from models.training.voice_recipe import FrozenEncoder
+from models.training.voice_recipe import PRODUCT_VIEW, FrozenEncoder
 from models.training.whisper import emotion_config
 from models.voice import VoiceDetector
 from tests.accuracy_json import assert_shape
@@ -45,7 +44,7 @@ from tests.unit.test_training_audio import one_thread, write_tone
 __all__ = ["one_thread"]
 
 FACE = np.array([(20, 20), (40, 20), (30, 30), (22, 42), (38, 42)], np.float32)  # pixels
-QUICK = HeadOptions(hidden=8, epochs=4, batch=32, peak_learning_rate=0.02)
+QUICK = HeadOptions(hidden=8, members=1, epochs=4, batch=32, peak_learning_rate=0.02)
 
 
 def recording_of(clip: Clip, seconds: float = 2.0, *, pictures: bool = False) -> Recording:
@@ -351,8 +350,8 @@ def test_a_whole_run_is_written_down_and_resumed(tmp_path, monkeypatch, made_up,
         return Evaluation(made_up, Cache(tmp_path / "cache"), recipe, FrameStatistics([0.01], trees=10))
 
     found = run().run()
-    # Voices as recorded, low-passed, two takes of each corpus, and the Javanese sound clips.
-    assert len(checked) == 5 * (3 + 1 + 2 * 2 + 1)
+    # Voices as recorded, low-passed, two takes of each, and the Javanese sound clips.
+    assert len(checked) == 5 * (3 + 1 + 3 * 2 + 1)
     assert all(len(train) and len(test) for train, test in checked)
     report.write(found, tmp_path / "docs")
     written = json.loads((tmp_path / "docs" / "accuracy.json").read_text())
@@ -369,6 +368,19 @@ def test_a_whole_run_is_written_down_and_resumed(tmp_path, monkeypatch, made_up,
     assert resumed._corpora["ravdess"].figures(resumed._voice_of(resumed._corpora["ravdess"]).rows)[
         "wa"
     ] == pytest.approx(found["ravdess"]["audio"]["wa"], abs=1e-4)
+
+
+def test_the_shipped_voice_is_made_by_the_recipe_of_the_folds(tmp_path, made_up):
+    dims = {"n_mels": 80, "n_audio_ctx": 1500, "n_audio_state": 8, "n_audio_layer": 2, "n_audio_head": 2}
+    options = replace(QUICK, hidden=32, members=2, input_dropout=0.0, hidden_dropout=0.1, epochs=60)
+    torch.manual_seed(0)
+    whisper = WhisperForEmotion(emotion_config(dims, options.members * options.hidden)).eval()
+    clips = clips_in(made_up / "ravdess-audio", ravdess_clip)
+    recipe = FrozenEncoder(whisper, options, [PRODUCT_VIEW, replace(PRODUCT_VIEW, name="degraded", degraded=True)])
+    audio.train(whisper, Recordings(clips, Cache(tmp_path / "cache")), recipe, tmp_path / "out")
+    sound = np.stack([recording_of(clip).samples for clip in clips])
+    rows = AudioEmotionModel.load(tmp_path / "out", window_seconds=2.0).predict(sound, np.full(len(clips), 32_000))
+    assert np.mean([EMOTIONS[i] == clip.emotion for i, clip in zip(rows.argmax(axis=1), clips, strict=True)]) > 0.9
 
 
 def test_fusing_goes_window_by_window():

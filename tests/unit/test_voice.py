@@ -11,6 +11,7 @@ import pytest
 from models import voice
 from models.errors import ModelError
 from models.voice import CHUNK_SAMPLES, SAMPLE_RATE_HZ, VoiceDetector
+from tests.sound import read_sound
 
 N_SAMPLES = 4 * SAMPLE_RATE_HZ
 TIMES_SECONDS = np.arange(N_SAMPLES) / SAMPLE_RATE_HZ
@@ -43,8 +44,6 @@ NOT_SPEECH = {
 @pytest.fixture(scope="module")
 def speech(media: Path) -> np.ndarray:
     """Four seconds of a man's speech to a crowd."""
-    from models.training.corpora import read_sound
-
     return read_sound(media / "obama_speech.mp4")[:N_SAMPLES]
 
 
