@@ -15,6 +15,8 @@ def assert_shape(found):
         assert all(0 <= figures[key] <= 1 for key in ("wa", "uar", "macro_f1", "ece", "answered")), (name, side)
         folds = 1 if name == "fer2013" else 5
         assert len(figures["per_fold"]["wa"]) == folds
+        if name != "fer2013":
+            assert set(figures["people"]["sex"]) == {"women", "men"}
         assert figures["wa"] == pytest.approx(np.mean(figures["per_fold"]["wa"]), abs=2e-4)
         assert sum(label["clips"] for label in figures["per_class"].values()) == figures["clips"]
         right = sum(line[k] for k, line in enumerate(figures["confusion"]["counts"]))

@@ -1,21 +1,16 @@
-"""Which clip of a corpus shows which emotion and who speaks, read from the file names; and the clip's sound.
+"""Which clip of a corpus shows which emotion and who speaks, read from the file names.
 
 Codings: RAVDESS, Livingstone and Russo 2018, doi 10.1371/journal.pone.0196391; CREMA-D, Cao et al. 2014,
 doi 10.1109/TAFFC.2014.2336244; the Javanese corpus names its clips `AA-SS-EE_RR`.
 """
 
-from collections.abc import Callable, Sequence
+import csv
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
 from models.taxonomy import EMOTIONS
 
-FloatArray = npt.NDArray[np.float32]
-
-SAMPLE_RATE_HZ = 16_000
 SOUND_SUFFIXES = (".opus", ".wav", ".flac", ".mp3")
 VIDEO_SUFFIXES = (".mp4", ".flv", ".mkv", ".avi", ".mov", ".webm")
 SUFFIXES = (*SOUND_SUFFIXES, ".mp4")
@@ -80,6 +75,20 @@ def clips_in(folder: Path, read_name: Callable[[Path], Clip]) -> list[Clip]:
     if not paths:
         raise FileNotFoundError(f"no clips {SUFFIXES} in {folder}")
     return [_read_name(path, read_name) for path in paths]
+
+
+def women_of_crema_d(actors: Path) -> frozenset[str]:
+    """The speakers of CREMA-D who are women, by its `VideoDemographics.csv`: columns ActorID and Sex."""
+    with actors.open(newline="", encoding="utf-8") as file:
+        return frozenset(f"crema-d/{row['ActorID']}" for row in csv.DictReader(file) if row["Sex"] == "Female")
+
+
+def is_woman(speaker: str, women_of_crema_d: Collection[str]) -> bool:
+    """Whether a speaker is a woman: RAVDESS' even numbers and the Javanese corpus's first five are."""
+    corpus, actor = speaker.split("/")
+    if corpus == "crema-d":
+        return speaker in women_of_crema_d
+    return int(actor) % 2 == 0 if corpus == "ravdess" else int(actor) <= 5
 
 
 def corpora(clips: Sequence[Clip]) -> list[str]:

@@ -3,14 +3,15 @@
     python -m models.training.evaluate --data FOLDER [--cache FOLDER] [--docs FOLDER]
 
 FOLDER holds ravdess-audio, crema-d-audio, javanese-audio, javanese-video and fer2013-images, each as a folder or as a
-.tar, and ravdess-face-probabilities.npz. Clips are read by the worker's reader and cut and gated as the worker does it.
-The models of the folds are trained here, by a recipe for each side (`models.training.voice_recipe`,
-`models.training.face_recipe`); whatever took long is kept in the cache, so a run that was stopped carries on.
+.tar, ravdess-face-probabilities.npz and crema-d-actors.csv. Clips are read by the worker's reader and cut and gated as
+the worker does it. The models of the folds are trained here, by a recipe for each side
+(`models.training.voice_recipe`, `models.training.face_recipe`); whatever took long is kept in the cache, so a run that
+was stopped carries on.
 """
 
 import argparse
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache, partial
@@ -27,8 +28,16 @@ from models.presets import COMPACT, COMPACT_FACE
 from models.taxonomy import EMOTIONS, N_EMOTIONS
 from models.training import adaptation, report, seen
 from models.training import face as fer
-from models.training.cache import Cache, default_folder
-from models.training.corpora import Clip, clips_in, crema_d_clip, javanese_clip, ravdess_clip
+from models.training.cache import Cache, default_folder, progress
+from models.training.corpora import (
+    Clip,
+    clips_in,
+    crema_d_clip,
+    is_woman,
+    javanese_clip,
+    ravdess_clip,
+    women_of_crema_d,
+)
 from models.training.face_recipe import FaceRecipe, Faces, FrameStatistics
 from models.training.metrics import clip_row, figures, mcnemar, predicted, rounded, scores
 from models.training.protocols import (
@@ -85,6 +94,7 @@ class Corpus:
     Attributes:
         recordings, numbers: the clips, and which of them.
         truth, folds: (n,) each, their labels and who tests them.
+        women: (n,) bool, whether a woman speaks.
     """
 
     protocol: Protocol
@@ -92,14 +102,17 @@ class Corpus:
     numbers: Sequence[int]
     truth: IntArray
     folds: IntArray
+    women: npt.NDArray[np.bool_]
 
     @classmethod
-    def of(cls, protocol: Protocol, recordings: Recordings) -> "Corpus":
+    def of(cls, protocol: Protocol, recordings: Recordings, women_of_crema_d: Collection[str]) -> "Corpus":
         """All its clips among the recordings."""
         numbers = [k for k, clip in enumerate(recordings.clips) if clip.corpus == protocol.name]
         clips = [recordings.clips[k] for k in numbers]
         truth = np.array([EMOTIONS.index(clip.emotion) for clip in clips])
-        return cls(protocol, recordings, numbers, truth, np.array([protocol.fold_of(clip.speaker) for clip in clips]))
+        folds = np.array([protocol.fold_of(clip.speaker) for clip in clips])
+        women = np.array([is_woman(clip.speaker, women_of_crema_d) for clip in clips])
+        return cls(protocol, recordings, numbers, truth, folds, women)
 
     @property
     def speakers(self) -> list[str]:
@@ -113,6 +126,15 @@ class Corpus:
     def figures(self, rows: Rows) -> dict[str, Any]:
         """All figures of a side, or of sides that were fused."""
         return figures(self.truth, self.clip_rows(rows), self.folds, self.protocol.known)
+
+    def by_people(self, rows: Rows) -> dict[str, dict[str, float]]:
+        """Accuracies of women's and men's clips, and of each actor's."""
+        right, speakers = self.labels(rows) == self.truth, np.array(self.speakers)
+        sexes = {"women": self.women, "men": ~self.women}
+        return {
+            "sex": {name: float(right[chosen].mean()) for name, chosen in sexes.items()},
+            "actor": {name.split("/")[1]: float(right[speakers == name].mean()) for name in np.unique(speakers)},
+        }
 
     def labels(self, rows: Rows) -> IntArray:
         """(n,) what each clip is predicted to show."""
@@ -139,8 +161,9 @@ class Evaluation:
         self._javanese = Recordings(self._clips("javanese-audio", javanese_clip), kept)
         self._videos = Recordings(self._clips("javanese-video", javanese_clip), kept)
         self._videos_seen = cache(partial(seen.of_videos, self._videos))  # of how much noise
-        english = {protocol.name: Corpus.of(protocol, self._english) for protocol in (RAVDESS, CREMA_D)}
-        self._corpora = {**english, "javanese": Corpus.of(JAVANESE, self._videos)}
+        self._women = women_of_crema_d(data / "crema-d-actors.csv")
+        english = {protocol.name: Corpus.of(protocol, self._english, self._women) for protocol in (RAVDESS, CREMA_D)}
+        self._corpora = {**english, "javanese": Corpus.of(JAVANESE, self._videos, self._women)}
 
     def _clips(self, name: str, read_name: Callable[[Path], Clip]) -> list[Clip]:
         return clips_in(unpacked(self._data, name, self._cache.folder), read_name)
@@ -160,12 +183,8 @@ class Evaluation:
             recordings.read(what)
         found: dict[str, Any] = {"measured": self._measured(), "fer2013": {"face": self._fer2013()}}
         voices = {name: self._voice_of(corpus) for name, corpus in self._corpora.items()}
-        found |= {name: {"audio": self._corpora[name].figures(side.rows)} for name, side in voices.items()}
         faces = {name: self._face_of(name) for name in WEAKENED}
-        for name, side in faces.items():
-            both = fused(voices[name].rows, side.rows, [COMPACT.fusion] * len(side.rows))
-            found[name]["face"] = self._corpora[name].figures(side.rows)
-            found[name]["fused"] = self._corpora[name].figures(both)
+        found |= {name: self._sides(name, side.rows, faces.get(name)) for name, side in voices.items()}
         found["javanese"]["shipped"] = self._shipped()
         found["cross-corpus"] = self._cross_corpus()
         found["low-pass"] = self._low_pass(voices["ravdess"])
@@ -186,9 +205,16 @@ class Evaluation:
             for name, level in WEAKENED.items()
         }
         english = {name: self._judged(self._corpora[name], voices[name]) for name in ENGLISH}
-        sound = Corpus.of(JAVANESE, self._javanese)
+        sound = Corpus.of(JAVANESE, self._javanese, self._women)
         found["adaptation"] = adaptation.measure(english, self._judged(sound, self._voice_of(sound)))
         return dict(rounded(found))
+
+    def _sides(self, name: str, voice: Rows, face: Side | None) -> dict[str, Any]:
+        """The figures of a corpus's sides and of both fused."""
+        corpus, sides = self._corpora[name], {"audio": voice}
+        if face is not None:
+            sides |= {"face": face.rows, "fused": fused(voice, face.rows, [COMPACT.fusion] * len(voice))}
+        return {side: corpus.figures(rows) | {"people": corpus.by_people(rows)} for side, rows in sides.items()}
 
     def english(self) -> dict[str, Judged]:
         """RAVDESS and CREMA-D, judged by models that never heard the clips' speakers."""
@@ -227,7 +253,7 @@ class Evaluation:
         everybody, tested = (np.array(names) for names in ([c.speaker for c in trained_on.clips], corpus.speakers))
         rows: Rows = [NO_ROWS] * len(tested)
         accuracies = []
-        for fold in folds:
+        for fold in progress(f"voice models for {corpus.protocol.name}, {take.name}", folds):
             train, test = ~np.isin(everybody, list(fold)), np.flatnonzero(np.isin(tested, list(fold))).tolist()
             refuse_shared_speakers(everybody[train], tested[test])
             model = self._voice.train(trained_on, np.flatnonzero(train).tolist())

@@ -6,6 +6,7 @@ accuracy.json holds all figures; the page and the pictures are made of nothing e
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 Figures = Mapping[str, Any]
@@ -108,6 +109,8 @@ def page(found: Figures) -> str:
         *_adaptation(found["adaptation"]),
         "## Shortcuts and robustness",
         *_robustness(found),
+        "## By sex and by actor",
+        _people(found),
         "## By fold and by emotion",
         *_details(found),
     ]
@@ -351,6 +354,25 @@ def _robustness(found: Figures) -> Iterator[str]:
         "that "
         f"both have.\n\n{table(('trained on, tested on', 'labels', 'clips', 'WA', 'UAR'), rows)}"
     )
+
+
+def _people(found: Figures) -> str:
+    rows = []
+    for name, side, figures in measured(found):
+        if "people" in figures:
+            women, men = (figures["people"]["sex"][sex] for sex in ("women", "men"))
+            actors = sorted(figures["people"]["actor"].items(), key=lambda item: item[1])
+            (worst, lowest), (best, highest) = actors[0], actors[-1]
+            middle = median(accuracy for _, accuracy in actors)
+            rows.append(
+                (
+                    title(name, side),
+                    *(percent(women), percent(men), f"{100 * (women - men):+.1f}"),
+                    *(f"{percent(lowest)} ({worst})", percent(middle), f"{percent(highest)} ({best})"),
+                )
+            )
+    head = ("WA of all clips pooled", "women", "men", "difference", "worst actor", "median actor", "best actor")
+    return f"{table(head, rows)}\n\nEvery actor's figure is in accuracy.json, under `people`."
 
 
 def _details(found: Figures) -> Iterator[str]:

@@ -305,8 +305,8 @@ def made_up(tmp_path, monkeypatch):
     }
     for folder, protocol in actors.items():
         (data / folder).mkdir(parents=True)
-        for fold in protocol.folds:
-            for actor in [speaker.split("/")[1] for speaker in sorted(fold)[:1]]:
+        for number, fold in enumerate(protocol.folds):
+            for actor in [sorted(fold)[number % 2].split("/")[1]]:
                 names = {
                     "ravdess": [f"03-01-{code:02d}-01-01-01-{actor}.opus" for code in range(1, 9)],
                     "crema-d": [f"{actor}_DFA_{code}_XX.opus" for code in CREMA_D_EMOTIONS],
@@ -320,6 +320,8 @@ def made_up(tmp_path, monkeypatch):
     monkeypatch.setattr(recordings, "read_landmarks", lambda clips: [np.tile(FACE, (10, 1, 1)) for _ in clips])
     monkeypatch.setattr(voice_recipe, "HELD_OUT", 2)
     monkeypatch.setattr(recordings, "speech_of", lambda sound, detector: np.ones(-(-len(sound) // 512), np.float32))
+    women = "".join(f"{actor},{'Female' if actor % 2 else 'Male'}\n" for actor in range(1001, 1092))
+    (data / "crema-d-actors.csv").write_text(f"ActorID,Sex\n{women}")
     faces = [path.stem for path in sorted((data / "ravdess-audio").iterdir())]
     probabilities = np.full((len(faces), 60, 7), 0.05, np.float16)
     for row, name in zip(probabilities, faces, strict=True):
@@ -360,6 +362,10 @@ def test_a_whole_run_is_written_down_and_resumed(tmp_path, monkeypatch, made_up,
     assert written["ravdess"]["face"]["wa"] >= 0.7  # the frames tell seven of eight
     assert written["javanese"]["face"]["wa"] > 0.5  # the crops tell
     assert len(list((tmp_path / "docs" / "accuracy").glob("*.svg"))) == 11
+    people = written["crema-d"]["audio"]["people"]
+    assert sorted(people["actor"]) == ["1001", "1020", "1037", "1056", "1073"]
+    men = [people["actor"][actor] for actor in ("1020", "1056")]
+    assert people["sex"]["men"] == pytest.approx(np.mean(men), abs=1e-3)
     monkeypatch.setattr(recordings, "read_all", lambda clips: pytest.fail("read twice"))
     monkeypatch.setattr(recordings, "read_landmarks", lambda clips: pytest.fail("read twice"))
     monkeypatch.setattr(voice_recipe, "extract", lambda *_: pytest.fail("extracted twice"))
@@ -384,7 +390,7 @@ def test_the_shipped_voice_is_made_by_the_recipe_of_the_folds(tmp_path, made_up)
 
 
 def test_fusing_goes_window_by_window():
-    corpus = Corpus(JAVANESE, None, [0], np.array([2]), np.array([0]))
+    corpus = Corpus(JAVANESE, None, [0], np.array([2]), np.array([0]), np.array([True]))
     voice, face = np.full((2, 8), np.nan, np.float32), np.full((2, 8), np.nan, np.float32)
     voice[0, [2, 3]], face[:, [2, 3]] = [0.9, 0.1], [0.4, 0.6]
     (rows,) = fused([voice], [face], [evaluate.COMPACT.fusion])
