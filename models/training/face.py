@@ -42,13 +42,15 @@ CHECKPOINT = Path.home() / ".cache" / "moodreel" / "training-face.pt"
 class Recipe:
     """How the network is built and trained."""
 
-    widths: tuple[int, ...] = (48, 96, 192, 256)
-    epochs: int = 30
+    widths: tuple[int, ...] = (64, 128, 256, 384)
+    depths: tuple[int, ...] = (2, 2, 1, 1)
+    epochs: int = 40
     batch_size: int = 128
     peak_rate: float = 0.1  # of the one-cycle schedule (Smith and Topin 2019, arXiv 1708.07120)
-    warm_up: float = 0.2  # share of the steps until the peak
-    weight_decay: float = 5e-4
+    warm_up: float = 0.15  # share of the steps until the peak
+    weight_decay: float = 5e-4  # of weights, not of biases and norms
     label_smoothing: float = 0.1  # people agree with FER2013's labels in about 65 of 100 cases
+    mixup: float = 0.2  # of the beta distribution that pictures are blended by (Zhang et al. 2018, arXiv 1710.09412)
     dropout: float = 0.3
     ema_decay: float = 0.998
     rotation_degrees: float = 12.0
@@ -56,7 +58,7 @@ class Recipe:
     scale: float = 0.12
     gamma: float = 0.3  # of the natural logarithm of the exponent
     erase_probability: float = 0.4
-    seed: int = 2
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -128,16 +130,30 @@ def erase(pixels: torch.Tensor, probability: float) -> torch.Tensor:
     return torch.where(hole, pixels.mean(dim=(1, 2), keepdim=True), pixels)
 
 
+def mixed(x: torch.Tensor, alpha: float) -> tuple[torch.Tensor, float, torch.Tensor]:
+    """Blend each picture with another one of the batch (arXiv 1710.09412).
+
+    Returns:
+        The pictures, the share that each keeps of itself, and (n,) which other one it was blended with.
+    """
+    share = float(torch.distributions.Beta(alpha, alpha).sample()) if alpha else 1.0
+    other = torch.randperm(len(x))
+    return share * x + (1 - share) * x[other], share, other
+
+
 def run_epoch(net: nn.Module, images: Images, recipe: Recipe, optimiser: torch.optim.Optimizer,
               schedule: torch.optim.lr_scheduler.LRScheduler, average: AveragedModel) -> float:  # fmt: skip
     """One pass over the images in random order; the mean loss."""
     net.train()
     losses = []
     for batch in torch.split(torch.randperm(len(images)), recipe.batch_size):
-        x = standardise(augment(images.pixels[batch], recipe)).to(memory_format=torch.channels_last)
+        x, share, other = mixed(standardise(augment(images.pixels[batch], recipe)), recipe.mixup)
         with torch.autocast("cpu", torch.bfloat16):
-            logits = net(x)
-        loss = functional.cross_entropy(logits.float(), images.labels[batch], label_smoothing=recipe.label_smoothing)
+            logits = net(x.to(memory_format=torch.channels_last)).float()
+        labels = images.labels[batch]
+        losses_of = [functional.cross_entropy(logits, of, label_smoothing=recipe.label_smoothing)
+                     for of in (labels, labels[other])]  # fmt: skip
+        loss = share * losses_of[0] + (1 - share) * losses_of[1]
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
@@ -157,13 +173,15 @@ def logits_of(net: nn.Module, images: Images) -> torch.Tensor:
 def train(images: Images, tuning: Images, recipe: Recipe, checkpoint: Path) -> ExpressionNet:
     """Train, or carry on from `checkpoint`, and return the network with its averaged weights."""
     torch.manual_seed(recipe.seed)
-    net = ExpressionNet(recipe.widths, len(LABELS), recipe.dropout)
+    net = ExpressionNet(recipe.widths, recipe.depths, len(LABELS), recipe.dropout)
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     smooth = get_ema_multi_avg_fn(recipe.ema_decay)  # type: ignore[no-untyped-call]
     average = AveragedModel(net, multi_avg_fn=smooth, use_buffers=True)
+    by_decay = [[p for p in net.parameters() if (p.ndim > 1) == decays] for decays in (True, False)]
     optimiser = torch.optim.SGD(
-        net.parameters(), recipe.peak_rate, momentum=0.9, nesterov=True, weight_decay=recipe.weight_decay
-    )
+        [{"params": by_decay[0], "weight_decay": recipe.weight_decay}, {"params": by_decay[1], "weight_decay": 0.0}],
+        recipe.peak_rate, momentum=0.9, nesterov=True,
+    )  # fmt: skip
     steps = recipe.epochs * -(-len(images) // recipe.batch_size)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, recipe.peak_rate, total_steps=steps, pct_start=recipe.warm_up
@@ -220,7 +238,8 @@ def save(net: ExpressionNet, recipe: Recipe, temperature: float, out: Path) -> N
     tensors = {name: t.half().contiguous() for name, t in net.state_dict().items() if t.is_floating_point()}
     save_file(tensors, out / "model.safetensors")
     config = {
-        "architecture": "ExpressionNet", "labels": LABELS, "widths": recipe.widths, "input_size": INPUT_SIZE,
+        "architecture": "ExpressionNet", "labels": LABELS, "widths": recipe.widths, "depths": recipe.depths,
+        "input_size": INPUT_SIZE,
         "normalisation": "each crop to mean 0 and standard deviation 1", "temperature_folded_in": round(temperature, 3),
         "recipe": asdict(recipe),
     }  # fmt: skip

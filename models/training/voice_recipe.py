@@ -132,6 +132,7 @@ class FrozenEncoder:
             "head": asdict(self._options),
             "views": [view.name for view in self._views],
             "held_out": HELD_OUT,
+            "temperature": "of windows and of clips",
         }
 
     @cached_property

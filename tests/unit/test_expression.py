@@ -25,10 +25,10 @@ def shipped() -> ExpressionModel:
 def folder(tmp_path: Path) -> Path:
     """A small network with random weights, saved as the shipped one is."""
     torch.manual_seed(0)
-    net = ExpressionNet((8, 12), len(LABELS))
+    net = ExpressionNet((8, 16), (2, 1), len(LABELS))
     tensors = {name: t.half() for name, t in net.state_dict().items() if t.is_floating_point()}
     save_file(tensors, tmp_path / "model.safetensors")
-    config = {"labels": LABELS, "widths": [8, 12], "input_size": 48}
+    config = {"labels": LABELS, "widths": [8, 16], "depths": [2, 1], "input_size": 48}
     (tmp_path / "config.json").write_text(json.dumps(config))
     return tmp_path
 
@@ -107,12 +107,12 @@ def break_weights(folder: Path) -> None:
 
 def other_widths(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"widths": [8, 16]}))
+    (folder / "config.json").write_text(json.dumps(config | {"widths": [8, 24]}))
 
 
 def more_blocks(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"widths": [8, 12, 12]}))
+    (folder / "config.json").write_text(json.dumps(config | {"widths": [8, 16, 16], "depths": [2, 1, 1]}))
 
 
 def unknown_label(folder: Path) -> None:

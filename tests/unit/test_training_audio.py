@@ -187,6 +187,15 @@ def test_the_temperature_undoes_a_sharpening() -> None:
     assert temperature(2 * true_logits, rows) == pytest.approx(2.0, rel=0.05)
 
 
+def test_the_temperature_minds_whole_clips_as_well() -> None:
+    random = np.random.default_rng(0)
+    emotions = np.repeat(random.integers(0, 8, 1000), 3)
+    logits = (2.0 * np.eye(8)[emotions] + random.standard_normal((3000, 8)) * 1.4).astype(np.float32)
+    alone = replace(made_rows(("eight/1",), per_speaker=3000), emotions=emotions)
+    of_clips = replace(alone, clips=np.repeat(np.arange(1000), 3))  # three windows, each with errors of its own
+    assert temperature(logits, of_clips) < 0.9 * temperature(logits, alone)
+
+
 def test_dividing_the_logits_is_folded_into_the_head() -> None:
     rows = made_rows(("eight/1",))
     head = train_head(rows, replace(QUICK, epochs=1))
