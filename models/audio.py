@@ -151,7 +151,7 @@ class AudioEmotionModel:
             return widen(np.zeros((0, len(self.labels))), self.labels)
         with torch.inference_mode():
             logits = self._model(*self._prepare(waveforms, lengths_samples))
-            return widen(logits.softmax(dim=1).cpu().numpy(), self.labels)
+            return widen(logits.float().softmax(dim=1).cpu().numpy(), self.labels)
 
     def features(self, waveforms: FloatArray, lengths_samples: IntArray) -> FloatArray:
         """The (n, 3840) float32 features that the head reads. Arguments and errors as in `predict`; n is at least 1."""

@@ -90,6 +90,12 @@ class ExpressionNet(nn.Module):
         """(n, 1, 48, 48) float, standardised, to logits (n, n_labels)."""
         return self.head(self.dropout(self.features(x)))  # type: ignore[no-any-return]
 
+    def judge(self, x: torch.Tensor) -> torch.Tensor:
+        """(n, 1, 48, 48) float, standardised, to probabilities (n, n_labels) float32: of the face and its mirror image,
+        averaged."""
+        rows = torch.softmax(self(torch.cat([x, x.flip(3)])).float(), dim=1)
+        return rows.unflatten(0, (2, len(x))).mean(dim=0)  # type: ignore[no-any-return,no-untyped-call]
+
 
 def standardise(crops: torch.Tensor) -> torch.Tensor:
     """Give each crop mean 0 and standard deviation 1, so that exposure and contrast do not matter.
@@ -140,7 +146,7 @@ class ExpressionModel:
 
     @torch.inference_mode()
     def predict(self, crops: npt.NDArray[np.uint8]) -> FloatArray:
-        """Read the expression of each face.
+        """Read the expression of each face: the mean of what the network says of it and of its mirror image.
 
         Args:
             crops: (n, 48, 48) uint8, grey, aligned by `models.faces.align`.
@@ -154,7 +160,7 @@ class ExpressionModel:
         """
         if not self._checked(crops):
             return widen(np.empty((0, len(self.labels)), dtype=np.float32), self.labels)
-        rows = [torch.softmax(self._net(batch), dim=1).cpu() for batch in self._batches(crops)]
+        rows = [self._net.judge(batch).cpu() for batch in self._batches(crops)]
         return widen(torch.cat(rows).numpy(), self.labels)
 
     def _batches(self, crops: npt.NDArray[np.uint8]) -> Iterator[torch.Tensor]:

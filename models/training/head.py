@@ -196,7 +196,8 @@ def _loss(windows: FloatArray, rows: Rows) -> float:
     clips, first, of, count = np.unique(rows.clips, return_index=True, return_inverse=True, return_counts=True)
     sums = np.zeros((len(clips), N_EMOTIONS), np.float32)
     np.add.at(sums, of, windows)
-    wholes = log_probabilities(sums / count[:, None].astype(np.float32), rows.known[first])
+    means = np.asarray(sums / count[:, None], np.float32)
+    wholes = log_probabilities(means, rows.known[first])
     said = windows[np.arange(len(windows)), rows.emotions]
     said_of_clips = wholes[np.arange(len(clips)), rows.emotions[first]]
     return float(-np.mean(said * rows.weights) - np.mean(said_of_clips))

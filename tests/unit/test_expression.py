@@ -67,6 +67,11 @@ def test_different_faces_give_different_rows(shipped):
     assert np.abs(rows[0] - rows[1]).max() > 1e-3
 
 
+def test_a_face_and_its_mirror_image_are_judged_alike(shipped):
+    crops = faces(4)
+    np.testing.assert_allclose(shipped.predict(np.flip(crops, axis=2)), shipped.predict(crops), atol=1e-5)
+
+
 def test_no_face_gives_no_row(shipped):
     assert shipped.predict(np.empty((0, 48, 48), dtype=np.uint8)).shape == (0, len(EMOTIONS))
 

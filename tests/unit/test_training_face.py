@@ -106,7 +106,7 @@ def test_fit_temperature_finds_the_one_that_made_the_labels():
     torch.manual_seed(0)
     logits = torch.randn(20_000, 7)
     labels = torch.distributions.Categorical(logits=logits / 1.5).sample()
-    assert training.fit_temperature(logits, labels) == pytest.approx(1.5, abs=0.1)
+    assert training.fit_temperature(torch.stack([logits, logits]), labels) == pytest.approx(1.5, abs=0.1)
 
 
 def test_score_of_a_known_table():
