@@ -21,6 +21,8 @@ VIEW_COLUMNS: dict[str, tuple[str, ...]] = {
         "none_share",
     ),
     "failures": ("video", "code", "message", "severity", "attempts", "failed_at"),
+    "alerts": ("video", "rule", "measure", "start_seconds", "end_seconds", "peak", "raised_at"),
+    "queued_seconds": ("seconds", "to_plan", "to_annotate", "to_finish"),
 }
 
 
@@ -42,6 +44,8 @@ def _selects() -> dict[str, str]:
         "window_scores": _window_scores(),
         "video_summary": _video_summary(),
         "failures": _FAILURES,
+        "alerts": _ALERTS,
+        "queued_seconds": _queued_seconds(),
     }
 
 
@@ -61,6 +65,58 @@ _FAILURES = """
     SELECT videos.uri, latest.warning_code, latest.warning_message, 'warning', latest.attempts, latest.completed_at
     FROM videos JOIN annotations latest ON latest.id = videos.current_annotation_id
     WHERE latest.warning_code IS NOT NULL"""
+
+
+_ALERTS = """
+    SELECT videos.uri, rules.name, rules.measure, raised.start_seconds, raised.end_seconds, raised.peak,
+           raised.raised_at
+    FROM videos
+    JOIN raised_alerts raised ON raised.annotation_id = videos.current_annotation_id
+    JOIN alert_rules rules ON rules.id = raised.rule_id"""
+
+
+def _queued_seconds() -> str:
+    """Seconds of video that are not annotated yet, those at work among them, for whatever adds and removes workers.
+
+    What was not probed yet is estimated by its size and the median of what is known of others, or else as video of
+    2 Mbit/s. Every video and every span counts as a second at least, and so does finishing a video, so that workers
+    are there until the last of it is done. The conditions are in the words of the partial indexes.
+    """
+    asked = "annotations.queue_key IS NOT NULL"
+    begun = f"{asked} AND annotations.status IN ('planned', 'running')"
+    end = "COALESCE(spans.end_seconds, videos.duration_seconds, spans.start_seconds)"
+
+    def at_least_1(seconds: str) -> str:
+        return f"CASE WHEN {seconds} > 1 THEN {seconds} ELSE 1.0 END"
+
+    guess = f"COALESCE(videos.duration_seconds, videos.size_bytes * COALESCE(rate.rate, {1 / _USUAL_BYTES_PER_SECOND}))"
+    return f"""
+    SELECT COALESCE(to_plan.seconds, 0) + COALESCE(to_annotate.seconds, 0) + to_finish.n,
+           COALESCE(to_plan.seconds, 0), COALESCE(to_annotate.seconds, 0), to_finish.n
+    FROM
+        (SELECT SUM({at_least_1(guess)}) AS seconds
+         FROM annotations JOIN videos ON videos.id = annotations.video_id
+         CROSS JOIN (
+            SELECT (
+                SELECT rate FROM ({_RATES}) known ORDER BY rate LIMIT 1 OFFSET (SELECT COUNT(*) / 2 FROM ({_RATES}) n)
+            ) AS rate
+         ) rate
+         WHERE {asked} AND annotations.status = 'pending') to_plan,
+        (SELECT SUM({at_least_1(f"{end} - spans.start_seconds")}) AS seconds
+         FROM annotations JOIN spans ON spans.annotation_id = annotations.id
+         JOIN videos ON videos.id = annotations.video_id
+         WHERE {begun} AND annotations.spans_done_at IS NULL AND spans.status IN ('pending', 'running')) to_annotate,
+        (SELECT COUNT(*) AS n FROM annotations WHERE {begun} AND annotations.spans_done_at IS NOT NULL) to_finish"""
+
+
+_USUAL_BYTES_PER_SECOND = 250_000.0  # 2 Mbit/s
+
+# Seconds a byte of those videos that were ended last.
+_RATES = """
+    SELECT videos.duration_seconds / videos.size_bytes AS rate
+    FROM (SELECT video_id FROM annotations WHERE completed_at IS NOT NULL ORDER BY completed_at DESC LIMIT 1000) ended
+    JOIN videos ON videos.id = ended.video_id
+    WHERE videos.duration_seconds > 0 AND videos.size_bytes > 0"""
 
 
 def _window_scores() -> str:
