@@ -27,7 +27,7 @@ class Alerts(Database):
         del values["id"]
         with self.writing() as connection:
             new = upsert(connection, alert_rules).values(values).on_conflict_do_nothing()
-            return connection.execute(new).rowcount == 1
+            return connection.execute(new.returning(alert_rules.c.id)).first() is not None
 
     def remove_rule(self, name: str) -> bool:
         """Forget a rule and what it raised; whether there was one."""
@@ -46,12 +46,11 @@ class Alerts(Database):
         named = sa.select(pipeline_names.c.pipeline_id).where(pipeline_names.c.name == alert_rules.c.pipeline)
         query = (
             sa.select(*columns_of(alert_rules, AlertRule))
+            .select_from(alert_rules)
             .join(annotations, annotations.c.id == annotation_id)
             .join(videos, videos.c.id == annotations.c.video_id)
             .where(sa.func.substr(videos.c.uri, 1, sa.func.length(prefix)) == prefix)
-            .where(
-                sa.or_(alert_rules.c.pipeline.is_(None), named.scalar_subquery() == annotations.c.pipeline_id),
-            )
+            .where(sa.or_(alert_rules.c.pipeline.is_(None), named.scalar_subquery() == annotations.c.pipeline_id))
             .order_by(alert_rules.c.id)
         )
         with self.reading() as connection:

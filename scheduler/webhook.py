@@ -1,8 +1,8 @@
 """One post to a hook, signed as Standard Webhooks 1.0 says (https://www.standardwebhooks.com), and where it may go.
 
 The host's name is looked up here and the connection goes to the very address that was checked, so that a name which
-changes its address in between leads nowhere else. Nothing is read from the environment, proxies neither, and redirects
-are not followed. Knows no database.
+changes its address in between leads nowhere else. Redirects are not followed, and proxies that the environment names
+are not used. Whom TLS trusts is OpenSSL's to say (SSL_CERT_FILE). Knows no database.
 """
 
 import base64
@@ -118,13 +118,13 @@ def addresses(host: str, port: int, *, public_too: bool, link_local: bool) -> li
         address = _plain(ipaddress.ip_address(text.partition("%")[0]))
         is_local = address.is_link_local or address in _METADATA
         if (is_local and not link_local) or address.is_multicast or address.is_unspecified:
-            raise HookRefused(f"{printable(host)} is {address}, where nothing is posted", hint=_HINT)
+            raise HookRefused(f"nothing is posted to {printable(host)}, whose address is {address}", hint=_HINT)
         if not public_too and not (address.is_private or is_local):
-            raise HookRefused(f"{printable(host)} is {address}, which is reached by https only", hint=_HINT)
+            raise HookRefused(f"{printable(host)}, whose address is {address}, is posted to by https only", hint=_HINT)
     return texts
 
 
-_HINT = "Name another URL; --allow-link-local allows link-local addresses, https every other."
+_HINT = "Use https; for link-local addresses, --allow-link-local."
 
 
 def _plain(address: Address) -> Address:
@@ -181,7 +181,9 @@ def _connect(places: list[str], port: int) -> socket.socket:
     failure: OSError = OSError("no address")
     for place in places:
         try:
-            return socket.create_connection((place, port), CONNECT_SECONDS)
+            sock = socket.create_connection((place, port), CONNECT_SECONDS)
+            sock.settimeout(TOTAL_SECONDS)
+            return sock
         except OSError as error:
             failure = error
     raise failure
