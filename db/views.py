@@ -79,37 +79,45 @@ def _queued_seconds() -> str:
     """Seconds of video that are not annotated yet, those at work among them, for whatever adds and removes workers.
 
     What was not probed yet is estimated by its size and the median of what is known of others, or else as video of
-    2 Mbit/s. Every video and every span counts as a second at least, and so does finishing a video, so that workers
-    are there until the last of it is done. The conditions are in the words of the partial indexes.
+    2 Mbit/s; of very many such videos, by the mean of some. Every video and every span counts as a
+    second at least, and so does finishing a video, so that workers are there until the last of it is done. The
+    conditions are in the words of the partial indexes; spans are looked up one annotation after another, since a join
+    would tempt a planner to read them all.
     """
     asked = "annotations.queue_key IS NOT NULL"
+    pending = f"{asked} AND annotations.status = 'pending'"
     begun = f"{asked} AND annotations.status IN ('planned', 'running')"
-    end = "COALESCE(spans.end_seconds, videos.duration_seconds, spans.start_seconds)"
+    guess = f"COALESCE(videos.duration_seconds, videos.size_bytes * COALESCE(rate.rate, {1 / _USUAL_BYTES_PER_SECOND}))"
+    duration = "(SELECT videos.duration_seconds FROM videos WHERE videos.id = annotations.video_id)"
+    left = f"COALESCE(spans.end_seconds, {duration}, spans.start_seconds) - spans.start_seconds"
 
     def at_least_1(seconds: str) -> str:
         return f"CASE WHEN {seconds} > 1 THEN {seconds} ELSE 1.0 END"
 
-    guess = f"COALESCE(videos.duration_seconds, videos.size_bytes * COALESCE(rate.rate, {1 / _USUAL_BYTES_PER_SECOND}))"
     return f"""
-    SELECT COALESCE(to_plan.seconds, 0) + COALESCE(to_annotate.seconds, 0) + to_finish.n,
-           COALESCE(to_plan.seconds, 0), COALESCE(to_annotate.seconds, 0), to_finish.n
+    SELECT to_plan.seconds + to_annotate.seconds + to_finish.n, to_plan.seconds, to_annotate.seconds, to_finish.n
     FROM
-        (SELECT SUM({at_least_1(guess)}) AS seconds
-         FROM annotations JOIN videos ON videos.id = annotations.video_id
+        (SELECT COALESCE(MAX(waiting.n) * AVG({at_least_1(guess)}), 0.0) AS seconds
+         FROM (SELECT COUNT(*) AS n FROM annotations WHERE {pending}) waiting
          CROSS JOIN (
             SELECT (
                 SELECT rate FROM ({_RATES}) known ORDER BY rate LIMIT 1 OFFSET (SELECT COUNT(*) / 2 FROM ({_RATES}) n)
             ) AS rate
          ) rate
-         WHERE {asked} AND annotations.status = 'pending') to_plan,
-        (SELECT SUM({at_least_1(f"{end} - spans.start_seconds")}) AS seconds
-         FROM annotations JOIN spans ON spans.annotation_id = annotations.id
-         JOIN videos ON videos.id = annotations.video_id
-         WHERE {begun} AND annotations.spans_done_at IS NULL AND spans.status IN ('pending', 'running')) to_annotate,
+         CROSS JOIN (
+            SELECT video_id FROM annotations WHERE {pending} ORDER BY limited_by, queue_key LIMIT {_EXACTLY}
+         ) next
+         JOIN videos ON videos.id = next.video_id) to_plan,
+        (SELECT COALESCE(SUM((
+            SELECT SUM({at_least_1(left)}) FROM spans
+            WHERE spans.annotation_id = annotations.id AND spans.status IN ('pending', 'running')
+         )), 0.0) AS seconds
+         FROM annotations WHERE {begun} AND annotations.spans_done_at IS NULL) to_annotate,
         (SELECT COUNT(*) AS n FROM annotations WHERE {begun} AND annotations.spans_done_at IS NOT NULL) to_finish"""
 
 
 _USUAL_BYTES_PER_SECOND = 250_000.0  # 2 Mbit/s
+_EXACTLY = 2000  # videos of which each is estimated for itself
 
 # Seconds a byte of those videos that were ended last.
 _RATES = """
