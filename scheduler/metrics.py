@@ -31,6 +31,8 @@ class Metrics:
         )
         self._broker_up = Gauge("moodreel_broker_up", "Whether the broker takes messages.", registry=mine)
         self._posts = Counter("moodreel_hook_posts_total", "Posts to hooks, by outcome.", ["outcome"], registry=mine)
+        for outcome in ("delivered", "failed", "dead"):
+            self._posts.labels(outcome)  # so that the first of them is an increase too
         self._hook_events = Gauge("moodreel_hook_events", "Events that wait for their hooks.", registry=mine)
         self._hook_seconds = Gauge("moodreel_hook_wait_seconds", "How long the oldest of them waits.", registry=mine)
 
