@@ -26,6 +26,7 @@ from tests.running_fleet import Fleet, wait_until
 
 EVERY_SECONDS = 0.5  # between two looks
 CLIP_SECONDS = 5.0
+N_BEFORE = 3  # clips among which are voices and faces
 WAIT_SECONDS = 120.0
 STEPS = {
     "found": "SELECT COUNT(*) FROM annotations a JOIN videos v ON v.id = a.video_id WHERE v.uri = '{uri}'",
@@ -80,7 +81,7 @@ def measure(fleet: Fleet, source: Source, clips: list[Path]) -> dict[str, list[f
     """For each step, how long after its arrival each clip had made it, seconds."""
     took: dict[str, list[float]] = {step: [] for step in STEPS}
     for number, clip in enumerate(clips):
-        uri = source.put(clip, f"arrival-{number}.mp4")
+        uri = source.put(clip, f"{clip.stem}-{number}{clip.suffix}")
         began = time.monotonic()
         for step, query in STEPS.items():
             asked = query.format(uri=uri)
@@ -90,19 +91,18 @@ def measure(fleet: Fleet, source: Source, clips: list[Path]) -> dict[str, list[f
 
 
 def run(n_clips: int, kind: str) -> dict[str, list[float]]:
-    """Start a fleet, let one clip go before, so that the models are loaded, and measure the others."""
+    """Start a fleet, let some clips go before, so that all models are loaded, and measure the others."""
     with tempfile.TemporaryDirectory(prefix="moodreel-") as name:
         folder = Path(name)
-        archive.make(folder / "clips", n_clips + 1, (CLIP_SECONDS, CLIP_SECONDS))
-        clips = sorted((folder / "clips").rglob("*.mp4"))
+        clips = archive.make(folder / "clips", n_clips + N_BEFORE, (CLIP_SECONDS, CLIP_SECONDS))
         with Fleet(folder) as fleet:
             source = SOURCES[kind](fleet)
             fleet.run("pipelines", "add", "usual")
             watching = ("--pipeline", "usual", "--every", EVERY_SECONDS)
             fleet.service("scheduler", "watch", *source.watched, *watching).start()
             fleet.service("worker", "work", "--device", "cpu", "--slots", 1).start()
-            measure(fleet, source, clips[:1])
-            return measure(fleet, source, clips[1:])
+            measure(fleet, source, clips[:N_BEFORE])
+            return measure(fleet, source, clips[N_BEFORE:])
 
 
 def main() -> int:
