@@ -3,6 +3,8 @@
 `db.events` writes the events. A scheduler takes a hook under a lease and posts what waits for it, one event after
 another; so two schedulers never post to one hook at once, and a hook that hangs holds up no other. An event may still
 be posted twice, where a scheduler dies between the answer and writing it down. All times are of the database's clock.
+
+Whoever changes rows of both tables changes the hook first, so that no two transactions wait for each other.
 """
 
 from typing import Any
@@ -120,7 +122,9 @@ class Hooks(Database):
             waiting = _deliveries(connection).where(
                 hook_deliveries.c.hook_id == hook.id, _WAITS, hook_deliveries.c.available_at <= now
             )
-            row = connection.execute(waiting.order_by(hook_deliveries.c.available_at).limit(1)).first()
+            row = connection.execute(
+                waiting.order_by(hook_deliveries.c.available_at, hook_deliveries.c.id).limit(1)
+            ).first()
             if row is None:
                 connection.execute(_mine(hook).values(**_FREE))
                 return None
@@ -132,9 +136,9 @@ class Hooks(Database):
         """An event has arrived."""
         with self.writing() as connection:
             now = unix_now(connection.dialect.name)
+            connection.execute(_mine(hook).values(failures=0, resting_until=None))
             this = sa.update(hook_deliveries).where(hook_deliveries.c.id == delivery.id)
             connection.execute(this.values(status="delivered", completed_at=now, answer=answer, error=None))
-            connection.execute(_mine(hook).values(failures=0, resting_until=None))
 
     def not_delivered(
         self,
@@ -159,10 +163,10 @@ class Hooks(Database):
         """
         with self.writing() as connection:
             now = unix_now(connection.dialect.name)
-            this = sa.update(hook_deliveries).where(hook_deliveries.c.id == delivery.id, _WAITS)
-            connection.execute(this.values(available_at=now + delay_seconds, answer=answer, error=error))
             rest = {"failures": hooks.c.failures + 1, "resting_until": now + rest_seconds}
             connection.execute(_mine(hook).values(**rest, **_FREE))
+            this = sa.update(hook_deliveries).where(hook_deliveries.c.id == delivery.id, _WAITS)
+            connection.execute(this.values(available_at=now + delay_seconds, answer=answer, error=error))
             late = hook_deliveries.c.created_at <= now - give_up_seconds
             return _give_up(connection, hook.id, late)
 
@@ -179,11 +183,12 @@ class Hooks(Database):
             connection.execute(_mine(hook).values(**_FREE))
 
     def hook_backlog(self) -> tuple[int, float]:
-        """How many events wait, and for how long the oldest has, seconds."""
+        """How many events wait for hooks that are in use, and for how long the oldest has, seconds."""
         with self.reading() as connection:
             now = unix_now(connection.dialect.name)
             oldest = sa.func.coalesce(now - sa.func.min(hook_deliveries.c.created_at), 0.0)
-            count, seconds = connection.execute(sa.select(sa.func.count(), oldest).where(_WAITS)).one()
+            used = hook_deliveries.c.hook_id.in_(sa.select(hooks.c.id).where(hooks.c.disabled_at.is_(None)))
+            count, seconds = connection.execute(sa.select(sa.func.count(), oldest).where(_WAITS, used)).one()
         return int(count), float(seconds)
 
     def forget_deliveries(self, delivered_seconds: float, dead_seconds: float) -> int:

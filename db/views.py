@@ -1,4 +1,5 @@
-"""The views that people query. They show each video's current annotation, and the whole picture, not single people.
+"""The views that people query. They show each video's current annotation, and the whole picture, not single people;
+`queued_seconds` shows what is before the fleet.
 
 Views hold no data, so they are no part of the migrations: `session.migrate` drops them, migrates, and creates them anew
 from here. A change to a view needs a new revision all the same, an empty one, for old databases to notice.

@@ -326,6 +326,9 @@ def test_gone_means_gone(store, receiver):
     assert {one.status for one in store.deliveries()} == {"dead"}
     annotated(store, uri="c.mp4")
     assert len(store.deliveries()) == 2
+    change(store, "UPDATE hook_deliveries SET status = 'pending', completed_at = NULL")  # as if written meanwhile
+    assert store.hook_backlog() == (0, 0.0)
+    change(store, "UPDATE hook_deliveries SET status = 'dead', completed_at = created_at")
     assert posted(store) == []
     store.post_again(hook_id)
     assert posted(store) == [2]
