@@ -1,9 +1,11 @@
 """One post to a hook: how it is signed, and where it may go."""
 
 import http.client
+import re
 import socket
 import time
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
@@ -102,6 +104,18 @@ def test_a_post_arrives_signed_with_all_that_belongs_to_it():
     assert headers["host"] == receiver.url.split("/")[2]
     assert headers["user-agent"].startswith("moodreel/")
     assert receiver.paths == ["/in?a=b"]
+
+
+def test_the_check_of_the_documentation_tells_what_is_moodreels():
+    page = (Path(__file__).parent.parent.parent / "docs" / "hooks.md").read_text()
+    (program,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    told: dict = {}
+    exec(program, told)
+    headers = {"webhook-id": "abc", "webhook-timestamp": "17"}
+    headers["webhook-signature"] = f"v1,AAAA {signature(SECRET, 'abc', 17, b'{}')}"
+    assert told["is_from_moodreel"](SECRET, headers, b"{}")
+    assert not told["is_from_moodreel"](SECRET, headers, b"{ }")
+    assert not told["is_from_moodreel"](SECRET, headers | {"webhook-timestamp": "18"}, b"{}")
 
 
 def test_another_secret_is_noticed_by_the_receiver():
