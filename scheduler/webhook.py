@@ -112,7 +112,10 @@ def addresses(host: str, port: int, *, public_too: bool, link_local: bool) -> li
         HookRefused: one of its addresses is where nothing may be posted.
         OSError: it has none.
     """
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except UnicodeError as error:  # a name that no name can be: a part of it is too long, or empty
+        raise OSError(f"{printable(host)} is no host's name") from error
     texts = list(dict.fromkeys(str(entry[4][0]) for entry in found))
     for text in texts:
         address = _plain(ipaddress.ip_address(text.partition("%")[0]))
@@ -159,7 +162,10 @@ def post(hook: NewHook, event_id: str, body: str) -> Answer:
     try:
         if isinstance(sock, ssl.SSLSocket):
             sock.do_handshake()
-        return _exchange(sock, parts, _headers(hook.secret, event_id, body.encode()), body.encode())
+        answer = _exchange(sock, parts, _headers(hook.secret, event_id, body.encode()), body.encode())
+        if time.monotonic() >= until:  # it was hung up on, which looks like the end of its headers
+            raise TimeoutError(f"there was no whole answer in {TOTAL_SECONDS:g} s")
+        return answer
     finally:
         ends.cancel()
         sock.close()

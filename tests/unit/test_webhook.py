@@ -87,6 +87,12 @@ def test_where_a_post_may_go(host, public_too, link_local, is_fine):
             addresses(host, 443, public_too=public_too, link_local=link_local)
 
 
+@pytest.mark.parametrize("host", [f"{'a' * 64}.example.org", "a..example.org", "no-such-host.invalid"])
+def test_a_host_that_is_not_found_is_not_reached(host):
+    with pytest.raises(OSError, match="name|known|resolution"):
+        post(hook(f"https://{host}/"), "abc", "{}")
+
+
 def test_one_bad_address_among_several_is_one_too_many(monkeypatch):
     found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (text, 443)) for text in ("93.184.216.34", "169.254.1.1")]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
