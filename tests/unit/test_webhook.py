@@ -89,7 +89,7 @@ def test_where_a_post_may_go(host, public_too, link_local, is_fine):
 
 @pytest.mark.parametrize("host", [f"{'a' * 64}.example.org", "a..example.org", "no-such-host.invalid"])
 def test_a_host_that_is_not_found_is_not_reached(host):
-    with pytest.raises(OSError, match="name|known|resolution"):
+    with pytest.raises(OSError, match=r"name|known|resolution"):
         post(hook(f"https://{host}/"), "abc", "{}")
 
 
