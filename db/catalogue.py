@@ -8,6 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from db.events import tell_failed
 from db.leases import FREE
 from db.rows import Annotation, MediaFacts, Video, columns_of
 from db.session import Database
@@ -207,6 +208,8 @@ class Catalogue(Database):
             recorded = connection.execute(statement).rowcount == 1
             if recorded and discard:
                 discard_spans(connection, annotation_id)
+            if recorded:
+                tell_failed(connection, annotation_id)
         return recorded
 
 

@@ -35,6 +35,10 @@ Each class carries a code, and the code is what `failures` shows. Whether trying
   · Untrainable
   · PipelineUnknown
   · BrokerUnreachable
+  · HookRefused
+  · HookFailed
+  · HookUnknown
+  · RuleUnknown
   · Cancelled
   · WorkerDied
   · Interrupted
@@ -154,6 +158,18 @@ _LIST = (
     ("broker_unreachable", _TRANSIENT,
      "The message broker (Redis) does not answer, or refuses.",
      "Check `--broker` and the server; nothing is lost, since the queue is in the database."),
+    ("hook_refused", _PERMANENT,
+     "A hook's host has an address to which nothing is posted.",
+     "See `moodreel hooks add --help` for what is allowed."),
+    ("hook_failed", _TRANSIENT,
+     "What was posted to a hook did not arrive, or was not taken.",
+     "See what its receiver says; `moodreel hooks test` tries again."),
+    ("hook_unknown", _PERMANENT,
+     "There is no hook of this number.",
+     "See `moodreel hooks list`."),
+    ("rule_unknown", _PERMANENT,
+     "There is no alert rule of this name.",
+     "See `moodreel alerts list`."),
     ("interrupted", _TRANSIENT,
      "The run was stopped before this video was done; what is done is kept.",
      "Run the same command again, and it carries on."),
@@ -365,6 +381,30 @@ class BrokerUnreachable(MoodreelError):
     """Raised when messages can be neither sent nor received."""
 
     code = "broker_unreachable"
+
+
+class HookRefused(MoodreelError):
+    """Raised when a hook's host has an address to which nothing may be posted."""
+
+    code = "hook_refused"
+
+
+class HookFailed(MoodreelError):
+    """Raised when what was posted to a hook to try it did not arrive."""
+
+    code = "hook_failed"
+
+
+class HookUnknown(MoodreelError):
+    """Raised when a hook is named that is not there."""
+
+    code = "hook_unknown"
+
+
+class RuleUnknown(MoodreelError):
+    """Raised when an alert rule is named that is not there."""
+
+    code = "rule_unknown"
 
 
 class Cancelled(MoodreelError):

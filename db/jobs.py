@@ -15,6 +15,7 @@ import sqlalchemy as sa
 
 from db.catalogue import discard_spans, lock_spans, utc_now
 from db.errors import WorkerDied
+from db.events import tell_failed
 from db.leases import FREE, Leases, held_step, mine, one_less, take
 from db.rows import (
     FINISH,
@@ -470,8 +471,10 @@ def _within(free: dict[str, int], rows: Iterable[Any]) -> Iterator[Any]:
 
 def _fail(connection: sa.Connection, annotation_id: int, code: str, message: str) -> None:
     """Let an annotation fail, unless it has ended already: the first reason stays."""
-    connection.execute(
+    failed = (
         sa.update(annotations)
         .where(annotations.c.id == annotation_id, annotations.c.status.in_(UNFINISHED))
         .values(**FREE, status="failed", error_code=code, error_message=message, completed_at=utc_now(), sent_at=None)
     )
+    if connection.execute(failed).rowcount == 1:
+        tell_failed(connection, annotation_id)

@@ -240,6 +240,133 @@ class FleetStatus:
 
 
 @dataclass(frozen=True, kw_only=True)
+class NewHook:
+    """Where events are to be posted.
+
+    Attributes:
+        secret: what is posted is signed with; `whsec_` and base64. It is never shown.
+        events: kinds of `db.tables.HOOK_EVENTS`.
+        source_prefix: of videos whose URIs begin like this; empty: of all.
+        insecure_http: whether http will do, on a private network.
+        link_local: whether link-local addresses may be posted to.
+    """
+
+    url: str
+    secret: str = field(repr=False)
+    events: tuple[str, ...]
+    source_prefix: str = ""
+    insecure_http: bool = False
+    link_local: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldHook(NewHook):
+    """A hook that a scheduler posts to, for as long as its lease lasts.
+
+    Attributes:
+        failures: attempts in a row that failed.
+    """
+
+    id: int
+    owner: str
+    failures: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hook:
+    """A hook as people see it, without its secret.
+
+    Attributes:
+        disabled_why: why nothing is posted there any more; None: it is.
+        pending, dead: how many events wait for it, and how many were given up.
+    """
+
+    id: int
+    url: str
+    events: tuple[str, ...]
+    source_prefix: str
+    insecure_http: bool
+    link_local: bool
+    disabled_why: str | None
+    failures: int
+    pending: int
+    dead: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delivery:
+    """An event that is to be posted to a hook, or was.
+
+    Attributes:
+        event_id: what the receiver knows it by, however often it is posted.
+        status: `pending`, `delivered` or `dead`.
+        answer: status code of the last answer.
+        age_seconds: since it happened.
+    """
+
+    id: int
+    hook_id: int
+    event: str
+    event_id: str
+    annotation_id: int | None
+    body: str
+    status: str
+    attempts: int
+    answer: int | None
+    error: str | None
+    age_seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlertRule:
+    """An emotion, valence or arousal at a level for so long.
+
+    Attributes:
+        measure: one of `db.tables.MEASURES`.
+        below: whether it must fall to the level, not rise to it.
+        min_seconds: for how long without a break.
+        source_prefix: of videos whose URIs begin like this; empty: of all.
+        pipeline: of annotations by the pipeline of this name; None: by any.
+    """
+
+    name: str
+    measure: str
+    level: float
+    below: bool = False
+    min_seconds: float = 0.0
+    source_prefix: str = ""
+    pipeline: str | None = None
+    id: int = 0  # 0: not stored yet
+
+
+@dataclass(frozen=True, kw_only=True)
+class RaisedAlert:
+    """A stretch of a timeline that a rule tells of.
+
+    Attributes:
+        peak: the highest value in it, or the lowest where the rule is below.
+    """
+
+    rule_id: int
+    start_seconds: float
+    end_seconds: float
+    peak: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShownAlert:
+    """An alert as the view `alerts` shows it."""
+
+    video: str
+    rule: str
+    measure: str
+    start_seconds: float
+    end_seconds: float
+    peak: float
+    raised_at: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
 class Segment:
     """A stretch of the timeline with one emotion; None: neither voice nor face said anything."""
 

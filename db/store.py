@@ -20,12 +20,15 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from db.alerts import Alerts
 from db.catalogue import Catalogue, make_current, utc_now
 from db.errors import Internal, LeaseLost
+from db.events import raise_alerts, tell_done
 from db.fleet import Fleet
+from db.hooks import Hooks
 from db.jobs import Jobs
 from db.leases import FREE, end_step
-from db.rows import Segment, Status, StepClaim, columns_of
+from db.rows import RaisedAlert, Segment, Status, StepClaim, columns_of
 from db.statements import insert_rows
 from db.tables import (
     FUSED_COLUMNS,
@@ -43,7 +46,7 @@ from db.tables import (
 _SEGMENT_COLUMNS = ("segment_index", *(field.name for field in fields(Segment)))
 
 
-class Store(Catalogue, Jobs, Fleet):
+class Store(Catalogue, Jobs, Fleet, Hooks, Alerts):
     """A database of moodreel's; see `Database` for arguments and errors."""
 
     def windows(self, annotation_id: int) -> list[tuple[Any, ...]]:
@@ -76,6 +79,7 @@ class Store(Catalogue, Jobs, Fleet):
         keep_windows: int | None = None,
         claim: StepClaim | None = None,
         source_annotation_id: int | None = None,
+        alerts: Sequence[RaisedAlert] = (),
     ) -> None:
         """Complete an annotation, in one transaction: all of it becomes visible as done, or nothing.
 
@@ -90,6 +94,7 @@ class Store(Catalogue, Jobs, Fleet):
             keep_windows: how many windows lie before the true end; those after it are deleted.
             claim: the step, as claimed; it ends with this.
             source_annotation_id: whose windows were fused, where the annotation has none of its own.
+            alerts: what rules tell of the timeline.
 
         Raises:
             LeaseLost: the step is no longer the claim's, or somebody makes windows of its own for the annotation.
@@ -108,6 +113,8 @@ class Store(Catalogue, Jobs, Fleet):
             _replace_results(connection, annotation_id, fused, timeline)
             _set_done(connection, annotation_id, duration_seconds, provenance, _warning(connection, owner_id))
             make_current(connection, annotation_id)
+            raise_alerts(connection, annotation_id, alerts)
+            tell_done(connection, annotation_id, timeline, len(fused))
 
     def states(self, annotation_id: int) -> set[str]:
         """Every state, of sound or picture, that a window of an annotation has."""

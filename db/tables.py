@@ -18,6 +18,9 @@ ANNOTATION_STATUSES: tuple[str, ...] = ("pending", "planned", "running", "done",
 SPAN_STATUSES: tuple[str, ...] = ("pending", "running", "done", "failed")
 RECORDED_AT_SOURCES: tuple[str, ...] = ("container", "object", "file")
 WORKER_KINDS: tuple[str, ...] = ("worker", "scheduler")
+HOOK_EVENTS: tuple[str, ...] = ("done", "failed", "alert")
+DELIVERY_STATUSES: tuple[str, ...] = ("pending", "delivered", "dead")
+MEASURES: tuple[str, ...] = (*EMOTIONS, "valence", "arousal")  # of which alert rules tell
 
 # Columns of one window as its span stores it, and of one fused window, without the annotation that they belong to.
 SCORES = {modality: tuple(f"{modality}_{name}" for name in EMOTIONS) for modality in ("audio", "video", "fused")}
@@ -80,6 +83,10 @@ def _between(column: str, low: int, high: int) -> sa.CheckConstraint:
     return sa.CheckConstraint(f"{column} >= {low} AND {column} <= {high}", name=f"{column}_range")
 
 
+def _truth(column: str) -> sa.CheckConstraint:
+    return sa.CheckConstraint(f"{column} IN (FALSE, TRUE)", name=f"{column}_known")
+
+
 def _both_or_neither(one: str, other: str) -> sa.CheckConstraint:
     return sa.CheckConstraint(f"({one} IS NULL) = ({other} IS NULL)", name=f"{one}_with_{other}")
 
@@ -98,6 +105,10 @@ def _moment(name: str, comment: str) -> sa.Column[float]:
 
 def _counter(name: str, comment: str) -> sa.Column[int]:
     return sa.Column(name, sa.Integer, nullable=False, server_default="0", comment=comment)
+
+
+def _source_prefix(comment: str) -> sa.Column[str]:
+    return sa.Column("source_prefix", sa.Text, nullable=False, server_default=sa.text("''"), comment=comment)
 
 
 def _partial_index(name: str, where: str, *columns: str) -> sa.Index:
@@ -165,8 +176,7 @@ videos = sa.Table(
     sa.Column("created_at", UtcDateTime, nullable=False),
     sa.Column("updated_at", UtcDateTime, nullable=False),
     *(_at_least("size_bytes"), _at_least("duration_seconds"), _at_least("width", 1), _at_least("height", 1)),
-    sa.CheckConstraint("has_audio IN (FALSE, TRUE)", name="has_audio_known"),
-    sa.CheckConstraint("has_video IN (FALSE, TRUE)", name="has_video_known"),
+    *(_truth("has_audio"), _truth("has_video")),
     _one_of("recorded_at_source", RECORDED_AT_SOURCES),
     _both_or_neither("recorded_at", "recorded_at_source"),
 )
@@ -361,4 +371,92 @@ workers = sa.Table(
     sa.Column("refused", _Json, comment="ids of those that it cannot compute; NULL: none"),
     _one_of("kind", WORKER_KINDS),
     *(_at_least(name) for name in ("slots", "running", "spans_done", "seconds_done")),
+)
+
+hooks = sa.Table(
+    "hooks",
+    metadata,
+    sa.Column("id", Key, primary_key=True),
+    sa.Column("url", sa.Text, nullable=False, comment="where events are posted"),
+    sa.Column("secret", sa.Text, nullable=False, comment="signs what is posted, so it stands here as it is; whsec_..."),
+    *(
+        sa.Column(f"on_{name}", sa.Boolean, nullable=False, comment=f"whether events of the kind {name} go there")
+        for name in HOOK_EVENTS
+    ),
+    _source_prefix("of videos whose URIs begin like this"),
+    sa.Column("insecure_http", sa.Boolean, nullable=False, comment="whether http will do, on a private network"),
+    sa.Column("link_local", sa.Boolean, nullable=False, comment="whether link-local addresses may be posted to"),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("disabled_at", UtcDateTime, comment="nothing is posted there any more since"),
+    sa.Column("disabled_why", sa.Text),
+    _counter("failures", "attempts in a row that failed"),
+    _moment("resting_until", "after failures nothing is posted there before this"),
+    sa.Column("lease_owner", sa.Text, comment="the scheduler that posts there"),
+    _moment("lease_until", "until when"),
+    *(_truth(name) for name in (*(f"on_{name}" for name in HOOK_EVENTS), "insecure_http", "link_local")),
+    _at_least("failures"),
+    _both_or_neither("disabled_at", "disabled_why"),
+    _both_or_neither("lease_owner", "lease_until"),
+)
+
+hook_deliveries = sa.Table(
+    "hook_deliveries",
+    metadata,
+    sa.Column("id", Key, primary_key=True),
+    sa.Column("hook_id", Key, sa.ForeignKey("hooks.id", ondelete="CASCADE"), nullable=False),
+    sa.Column("event_key", sa.Text, nullable=False, comment="what happened, once for each hook"),
+    sa.Column("event_id", sa.Text, nullable=False, comment="what the receiver knows it by, however often it is posted"),
+    sa.Column("event", sa.Text, nullable=False, comment="kind"),
+    sa.Column("annotation_id", Key, sa.ForeignKey("annotations.id", ondelete="CASCADE"), index=True),
+    sa.Column("body", sa.Text, nullable=False, comment="what is posted, JSON"),
+    sa.Column("status", sa.Text, nullable=False),
+    _counter("attempts", "of posting it"),
+    sa.Column("created_at", sa.Double, nullable=False, comment="unix time by the database's clock, seconds"),
+    _moment("available_at", "not before this"),
+    _moment("completed_at", "when it was delivered or given up"),
+    sa.Column("answer", sa.Integer, comment="status code of the last answer"),
+    sa.Column("error", sa.Text, comment="what went wrong last"),
+    sa.UniqueConstraint("hook_id", "event_key"),
+    _one_of("event", HOOK_EVENTS),
+    _one_of("status", DELIVERY_STATUSES),
+    _at_least("attempts"),
+    sa.CheckConstraint("(status = 'pending') = (completed_at IS NULL)", name="pending_without_end"),
+    _partial_index("ix_hook_deliveries_pending", "status = 'pending'", "hook_id", "available_at"),
+    sa.Index("ix_hook_deliveries_completed_at", "completed_at"),
+)
+
+alert_rules = sa.Table(
+    "alert_rules",
+    metadata,
+    sa.Column("id", Key, primary_key=True),
+    sa.Column("name", sa.Text, nullable=False, unique=True, comment="what people call it"),
+    sa.Column("measure", sa.Text, nullable=False, comment="an emotion, valence or arousal"),
+    sa.Column("level", sa.Double, nullable=False, comment="that it must reach"),
+    sa.Column("below", sa.Boolean, nullable=False, comment="whether it must fall to the level, not rise to it"),
+    _time("min_seconds", "for how long without a break"),
+    _source_prefix("of videos whose URIs begin like this"),
+    sa.Column(
+        "pipeline",
+        sa.Text,
+        sa.ForeignKey("pipeline_names.name", ondelete="CASCADE"),
+        comment="of annotations by the pipeline of this name; NULL: by any",
+    ),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    _one_of("measure", MEASURES),
+    _between("level", -1, 1),
+    _truth("below"),
+    _at_least("min_seconds"),
+)
+
+raised_alerts = sa.Table(
+    "raised_alerts",
+    metadata,
+    sa.Column("annotation_id", Key, sa.ForeignKey("annotations.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("rule_id", Key, sa.ForeignKey("alert_rules.id", ondelete="CASCADE"), primary_key=True, index=True),
+    sa.Column("start_seconds", sa.Double, primary_key=True, comment="start of the stretch, seconds"),
+    _time("end_seconds", "end of the stretch"),
+    sa.Column("peak", sa.Double, nullable=False, comment="highest value in it, or the lowest where the rule is below"),
+    sa.Column("raised_at", UtcDateTime, nullable=False),
+    *_ordered(),
+    _between("peak", -1, 1),
 )

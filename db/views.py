@@ -1,4 +1,5 @@
-"""The views that people query. They show each video's current annotation, and the whole picture, not single people.
+"""The views that people query. They show each video's current annotation, and the whole picture, not single people;
+`queued_seconds` shows what is before the fleet.
 
 Views hold no data, so they are no part of the migrations: `session.migrate` drops them, migrates, and creates them anew
 from here. A change to a view needs a new revision all the same, an empty one, for old databases to notice.
@@ -21,6 +22,8 @@ VIEW_COLUMNS: dict[str, tuple[str, ...]] = {
         "none_share",
     ),
     "failures": ("video", "code", "message", "severity", "attempts", "failed_at"),
+    "alerts": ("video", "rule", "measure", "start_seconds", "end_seconds", "peak", "raised_at"),
+    "queued_seconds": ("seconds", "to_plan", "to_annotate", "to_finish"),
 }
 
 
@@ -42,6 +45,8 @@ def _selects() -> dict[str, str]:
         "window_scores": _window_scores(),
         "video_summary": _video_summary(),
         "failures": _FAILURES,
+        "alerts": _ALERTS,
+        "queued_seconds": _queued_seconds(),
     }
 
 
@@ -61,6 +66,66 @@ _FAILURES = """
     SELECT videos.uri, latest.warning_code, latest.warning_message, 'warning', latest.attempts, latest.completed_at
     FROM videos JOIN annotations latest ON latest.id = videos.current_annotation_id
     WHERE latest.warning_code IS NOT NULL"""
+
+
+_ALERTS = """
+    SELECT videos.uri, rules.name, rules.measure, raised.start_seconds, raised.end_seconds, raised.peak,
+           raised.raised_at
+    FROM videos
+    JOIN raised_alerts raised ON raised.annotation_id = videos.current_annotation_id
+    JOIN alert_rules rules ON rules.id = raised.rule_id"""
+
+
+def _queued_seconds() -> str:
+    """Seconds of video that are not annotated yet, those at work among them, for whatever adds and removes workers.
+
+    What was not probed yet is estimated by its size and the median of what is known of others, or else as video of
+    2 Mbit/s; of very many such videos, by the mean of some. Every video and every span counts as a
+    second at least, and so does finishing a video, so that workers are there until the last of it is done. The
+    conditions are in the words of the partial indexes; spans are looked up one annotation after another, since a join
+    would tempt a planner to read them all.
+    """
+    asked = "annotations.queue_key IS NOT NULL"
+    pending = f"{asked} AND annotations.status = 'pending'"
+    begun = f"{asked} AND annotations.status IN ('planned', 'running')"
+    guess = f"COALESCE(videos.duration_seconds, videos.size_bytes * COALESCE(rate.rate, {1 / _USUAL_BYTES_PER_SECOND}))"
+    duration = "(SELECT videos.duration_seconds FROM videos WHERE videos.id = annotations.video_id)"
+    left = f"COALESCE(spans.end_seconds, {duration}, spans.start_seconds) - spans.start_seconds"
+
+    def at_least_1(seconds: str) -> str:
+        return f"CASE WHEN {seconds} > 1 THEN {seconds} ELSE 1.0 END"
+
+    return f"""
+    SELECT to_plan.seconds + to_annotate.seconds + to_finish.n, to_plan.seconds, to_annotate.seconds, to_finish.n
+    FROM
+        (SELECT COALESCE(MAX(waiting.n) * AVG({at_least_1(guess)}), 0.0) AS seconds
+         FROM (SELECT COUNT(*) AS n FROM annotations WHERE {pending}) waiting
+         CROSS JOIN (
+            SELECT (
+                SELECT rate FROM ({_RATES}) known ORDER BY rate LIMIT 1 OFFSET (SELECT COUNT(*) / 2 FROM ({_RATES}) n)
+            ) AS rate
+         ) rate
+         CROSS JOIN (
+            SELECT video_id FROM annotations WHERE {pending} ORDER BY limited_by, queue_key LIMIT {_EXACTLY}
+         ) next
+         JOIN videos ON videos.id = next.video_id) to_plan,
+        (SELECT COALESCE(SUM((
+            SELECT SUM({at_least_1(left)}) FROM spans
+            WHERE spans.annotation_id = annotations.id AND spans.status IN ('pending', 'running')
+         )), 0.0) AS seconds
+         FROM annotations WHERE {begun} AND annotations.spans_done_at IS NULL) to_annotate,
+        (SELECT COUNT(*) AS n FROM annotations WHERE {begun} AND annotations.spans_done_at IS NOT NULL) to_finish"""
+
+
+_USUAL_BYTES_PER_SECOND = 250_000.0  # 2 Mbit/s
+_EXACTLY = 2000  # videos of which each is estimated for itself
+
+# Seconds a byte of those videos that were ended last.
+_RATES = """
+    SELECT videos.duration_seconds / videos.size_bytes AS rate
+    FROM (SELECT video_id FROM annotations WHERE completed_at IS NOT NULL ORDER BY completed_at DESC LIMIT 1000) ended
+    JOIN videos ON videos.id = ended.video_id
+    WHERE videos.duration_seconds > 0 AND videos.size_bytes > 0"""
 
 
 def _window_scores() -> str:

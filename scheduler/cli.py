@@ -9,6 +9,7 @@ import click
 from db.errors import FAILURES, MoodreelError, NotInstalled
 from db.identity import printable
 from scheduler.cli_fleet import COMMANDS
+from scheduler.cli_hooks import alerts, hooks
 from scheduler.cli_train import train
 from scheduler.options import adapt_option, db_option, json_option
 
@@ -45,6 +46,8 @@ Many machines, with PostgreSQL (MOODREEL_DB) and Redis (MOODREEL_BROKER):
   moodreel submit archive/                   put videos into the queue
   moodreel status --live                     how fast it goes, and how long it will take
   moodreel retry --code decoder_timeout      put failed videos back into the queue
+  moodreel hooks add https://...             post what is done to another system
+  moodreel alerts add distress fearful 0.6   raise an alert where somebody is afraid
 
 \b
 Ask the database itself, for instance with sqlite3:
@@ -218,7 +221,7 @@ def doctor(db_url: str, as_json: bool) -> None:
     sys.exit(0 if examine(db_url, as_json) else EXIT_FAILED)
 
 
-for command in (*COMMANDS, train):
+for command in (*COMMANDS, hooks, alerts, train):
     cli.add_command(command)
 
 

@@ -30,6 +30,11 @@ class Metrics:
             "moodreel_annotations", "Latest versions of videos, by status.", ["status"], registry=mine
         )
         self._broker_up = Gauge("moodreel_broker_up", "Whether the broker takes messages.", registry=mine)
+        self._posts = Counter("moodreel_hook_posts_total", "Posts to hooks, by outcome.", ["outcome"], registry=mine)
+        for outcome in ("delivered", "failed", "dead"):
+            self._posts.labels(outcome)  # so that the first of them is an increase too
+        self._hook_events = Gauge("moodreel_hook_events", "Events that wait for their hooks.", registry=mine)
+        self._hook_seconds = Gauge("moodreel_hook_wait_seconds", "How long the oldest of them waits.", registry=mine)
 
     def sent(self, due: Sequence[DueJob]) -> None:
         """Messages were sent."""
@@ -41,6 +46,10 @@ class Metrics:
         """The broker took messages, or did not."""
         self._broker_up.set(up)
 
+    def posted(self, outcome: str, count: int = 1) -> None:
+        """Events were posted to hooks: `delivered`, `failed`, or `dead`, which is given up."""
+        self._posts.labels(outcome).inc(count)
+
     def refresh(self, store: Store) -> None:
         """Count anew.
 
@@ -49,6 +58,9 @@ class Metrics:
         """
         fleet, status = store.fleet(), store.status()
         self._queue_seconds.set(fleet.queue_seconds)
+        events, seconds = store.hook_backlog()
+        self._hook_events.set(events)
+        self._hook_seconds.set(seconds)
         for kind in JOB_KINDS:
             self._queue_jobs.labels(kind).set(fleet.jobs.get(kind, 0))
         self._workers.set(sum(worker.kind == "worker" for worker in fleet.workers))

@@ -24,7 +24,7 @@ def set_limit(db_url: str, prefix: str | None, max_running: int | None, *, remov
     if remove and (prefix is None or max_running is not None):
         raise BadOption("--remove takes a PREFIX and no N")
     with open_existing(db_url) as store:
-        begins = None if prefix is None else _prefix(prefix)
+        begins = None if prefix is None else prefix_of(prefix)
         if begins is not None and remove and begins not in store.source_limits():
             raise BadOption(f"there is no limit for {printable(begins)}")
         if begins is not None and (remove or max_running is not None):
@@ -100,6 +100,6 @@ def _uri(name: str) -> str:
     return name if "://" in name else uri_of(name)
 
 
-def _prefix(name: str) -> str:
+def prefix_of(name: str) -> str:
     """How URIs begin that lie below a folder, or that begin like this."""
     return name if "://" in name else uri_of(name).rstrip("/") + "/"

@@ -12,6 +12,7 @@ from db.identity import Source
 from db.rows import Pipeline
 from db.store import Store
 from scheduler.cli import EXIT_FAILED
+from scheduler.deliver import Deliverer
 from scheduler.feeder import Feeder
 from scheduler.metrics import Metrics
 from scheduler.queue import Queue
@@ -52,7 +53,9 @@ def run(options: WatchOptions) -> int:
     stop, metrics = Event(), Metrics()
     with Store(options.db_url) as store:
         queue = Queue(options.broker_url)
-        jobs: list[Callable[[], object]] = [lambda: Feeder(store, queue, metrics).run(stop)]
+        feeder = Feeder(store, queue, metrics)
+        deliverer = Deliverer(store, feeder.name, metrics)
+        jobs: list[Callable[[], object]] = [lambda: feeder.run(stop), lambda: deliverer.run(stop)]
         if options.folders:
             watcher = Watcher(store, store.pipeline_named(options.pipeline), options)
             jobs.append(lambda: watcher.run(stop))

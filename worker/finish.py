@@ -19,6 +19,7 @@ from models.adaptation import Adaptation, adapt
 from models.calibration import Calibration, calibrate
 from models.fusion import Fusion, confidence, fuse
 from models.taxonomy import AROUSAL_ROW, EMOTIONS, VALENCE_ROW
+from worker.alerts import raised
 from worker.collect import ABSENT, UNREADABLE
 from worker.recipe import Identity
 from worker.timeline import Segment, Smoothing, segments
@@ -78,6 +79,7 @@ def finish(
     calibration = finishing.calibration
     audio, video = calibrate(audio, calibration.audio_temperature), calibrate(video, calibration.video_temperature)
     fused = fuse(audio, video, finishing.fusion)
+    rules = store.rules_for(annotation_id)
     store.finish(
         annotation_id,
         fused_rows(fused),
@@ -87,6 +89,7 @@ def finish(
         provenance={**(provenance or {}), "moodreel": version("moodreel")},
         claim=claim,
         source_annotation_id=source_annotation_id,
+        alerts=raised(fused, finishing.plan, duration_seconds, rules) if rules else (),
     )
 
 

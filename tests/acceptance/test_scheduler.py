@@ -21,6 +21,7 @@ from db.rows import Worker
 from db.store import Store
 from scheduler.cli import WORKER_PACKAGES
 from tests.database import annotated
+from tests.receiver import SECRET, receiving
 
 ROOT = Path(__file__).parent.parent.parent
 HIDE = f"import sys; sys.modules.update(dict.fromkeys({sorted(WORKER_PACKAGES)!r})); "
@@ -227,7 +228,27 @@ def test_watch_serves_metrics(bed_on_sqlite, redis_server):
         "moodreel_workers",
         "moodreel_annotations",
         "moodreel_broker_up",
+        "moodreel_hook_posts_total",
+        "moodreel_hook_events",
+        "moodreel_hook_wait_seconds",
     }
+
+
+def test_watch_posts_to_hooks_though_the_broker_is_away(bed, redis_server):
+    redis_server.kill()
+    bed.environment["HOOK_SECRET"] = SECRET
+    with receiving() as receiver, bed.store() as store:
+        assert bed.run("hooks", "add", receiver.url, "--insecure-http", "--secret-env", "HOOK_SECRET").returncode == 0
+        with bed.running("watch", "--broker", redis_server.url) as service:
+            annotated(store, uri="/v/a.mp4")
+            wait_for(lambda: receiver.posts)
+            receiver.answers = [503]
+            annotated(store, uri="/v/b.mp4")
+            wait_for(lambda: service.said("it answered 503"))
+            wait_for(lambda: store.hooks()[0].failures == 1)
+            assert service.ended() == 0
+        assert [body["data"]["video"] for body in receiver.bodies] == ["/v/a.mp4", "/v/b.mp4"]
+    assert SECRET not in (bed.folder / "log").read_text()
 
 
 @pytest.mark.parametrize(

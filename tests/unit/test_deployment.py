@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+import tomllib
 from contextlib import suppress
 from copy import copy
 from importlib.util import find_spec
@@ -29,7 +30,9 @@ EXAMPLE = (ROOT / ".env.example").read_text()
 VARIABLE = re.compile(r"\$(?:(\$)|\{(\w+)(?::([-?])([^}]*))?\})")
 READ_BY_COMPOSE_ITSELF = {"COMPOSE_PROFILES"}
 
-SECRETS = {"MOODREEL_POSTGRES_PASSWORD": "s3cretPostgres", "MOODREEL_REDIS_PASSWORD": "s3cretRedis"}
+REQUIRED = {"MOODREEL_POSTGRES_PASSWORD": "s3cretPostgres", "MOODREEL_REDIS_PASSWORD": "s3cretRedis"}
+OF_S3 = {"AWS_SECRET_ACCESS_KEY": "s3cretObjects", "MOODREEL_S3_RPC_SECRET": "s3cretRpc"}
+SECRETS = REQUIRED | OF_S3
 SET = dict(re.findall(r"^(\w+)=(.*)$", EXAMPLE, re.MULTILINE)) | SECRETS | {"MOODREEL_ARCHIVE": "/srv/the videos"}
 
 
@@ -53,6 +56,7 @@ ONE_SHOT = {
     if how["condition"] == "service_completed_successfully"
 }
 LASTING = sorted(SERVICES.keys() - ONE_SHOT)
+OUTSIDE = yaml.safe_load((ROOT / "deploy" / "outside.yml").read_text())
 
 
 def words(command: str | list[str]) -> list[str]:
@@ -101,8 +105,9 @@ def test_the_compose_file_fits_the_schema_and_a_mistake_does_not(tmp_path):
         command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", str(path)]
         return subprocess.run(command, capture_output=True, text=True)
 
-    ran = check(ROOT / "docker-compose.yml")
-    assert ran.returncode == 0, ran.stdout + ran.stderr
+    for file in ("docker-compose.yml", "deploy/outside.yml"):
+        ran = check(ROOT / file)
+        assert ran.returncode == 0, ran.stdout + ran.stderr
     (tmp_path / "docker-compose.yml").write_text(COMPOSE.replace("restart: unless-stopped", "restrt: unless-stopped"))
     assert check(tmp_path / "docker-compose.yml").returncode == 1
 
@@ -112,9 +117,44 @@ def test_every_variable_is_in_the_example_and_has_the_same_default_there():
     used = {(name, kind, default) for dollar, name, kind, default in VARIABLE.findall(COMPOSE) if not dollar}
     assert {name for name, _, _ in used} == example.keys() - READ_BY_COMPOSE_ITSELF
     assert {(name, default) for name, kind, default in used if kind == "-"} <= set(example.items())
-    assert {name for name, kind, _ in used if kind == "?"} == {name for name in SET if SET[name] != example[name]}
+    assert {name for name, kind, _ in used if kind == "?"} == {*REQUIRED, "MOODREEL_ARCHIVE"}
     assert all(example[name] == "" for name, kind, _ in used if kind != "-")
-    assert {service["profiles"][0] for service in SERVICES.values() if "profiles" in service} == {"gpu", "cpu"}
+    assert {service["profiles"][0] for service in SERVICES.values() if "profiles" in service} == {"gpu", "cpu", "s3"}
+
+
+def test_what_is_handed_on_as_it_is_set_is_in_the_example_and_never_set_to_nothing():
+    """An endpoint that is set to nothing would be an error; without a value in the file it is not set at all."""
+    handed_on = {name for name, value in SERVICES["scheduler"]["environment"].items() if value is None}
+    assert {"AWS_ENDPOINT_URL_S3", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"} <= handed_on
+    assert all(SERVICES[name]["environment"].keys() >= handed_on for name in SERVICES if "worker" in name)
+    for name in handed_on:
+        assert re.search(rf"^(# )?{name}=", EXAMPLE, re.MULTILINE), name
+    filled = [name for name in handed_on if re.search(rf"^{name}=", EXAMPLE, re.MULTILINE)]
+    assert sorted(filled) == ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"]  # empty ones of these are as good as none
+
+
+def test_the_way_out_is_for_the_scheduler_and_the_workers_and_names_nothing_else():
+    assert {"services": {name: {"networks": ["outside"]} for name in ("scheduler", "worker", "worker-cpu")}} == OUTSIDE
+    assert "COMPOSE_FILE=docker-compose.yml:deploy/outside.yml" in EXAMPLE
+    assert "outside" in PROJECT["networks"]
+
+
+def test_the_object_store_makes_the_bucket_and_the_key_that_moodreel_uses():
+    store, config = SERVICES["s3"], tomllib.loads((ROOT / "deploy" / "garage.toml").read_text())
+    assert store["environment"]["GARAGE_DEFAULT_BUCKET"] in SERVICES["scheduler-s3"]["command"][2]
+    assert store["environment"]["GARAGE_DEFAULT_SECRET_KEY"] == SECRETS["AWS_SECRET_ACCESS_KEY"]
+    (folder,) = (volume["target"] for volume in store["volumes"] if isinstance(volume, dict))
+    assert all(config[name].startswith(f"{folder}/") for name in ("metadata_dir", "data_dir"))
+    assert config["rpc_bind_addr"].startswith("127.0.0.1:")
+    assert not any("secret" in name or "token" in name for name in config)
+    port, region = config["s3_api"]["api_bind_addr"].rpartition(":")[2], config["s3_api"]["s3_region"]
+    assert f"AWS_ENDPOINT_URL_S3=http://s3:{port}\n" in EXAMPLE
+    assert f"AWS_DEFAULT_REGION={region}\n" in EXAMPLE
+    assert store["ports"] == [f"127.0.0.1:{port}:{port}"]
+    assert set(store["networks"]) >= {"data"} <= set(SERVICES["scheduler-s3"]["networks"])
+    waits = SERVICES["scheduler-s3"]["depends_on"]
+    assert waits.keys() == {*SERVICES["scheduler"]["depends_on"], "s3"}
+    assert {name for name, service in SERVICES.items() if service.get("profiles") == ["s3"]} == {"s3", "scheduler-s3"}
 
 
 @pytest.mark.parametrize("command", OF_MOODREEL.values(), ids=OF_MOODREEL)
@@ -178,12 +218,12 @@ def test_images_have_versions_and_targets_of_the_dockerfile():
     assert all(re.search(r":\d", base) for base in bases - STAGES.keys())
 
 
-def test_only_prometheus_is_published_and_to_this_machine_alone():
+def test_only_prometheus_and_the_object_store_are_published_and_to_this_machine_alone():
     published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
-    assert published == {"prometheus": ["127.0.0.1:9090:9090"]}
+    assert published == {"prometheus": ["127.0.0.1:9090:9090"], "s3": ["127.0.0.1:3900:3900"]}
     inside = {name for name, network in PROJECT["networks"].items() if network and network["internal"]}
     outside = {name for name, service in SERVICES.items() if set(service["networks"]) - inside}
-    assert outside == {"prometheus", "pipeline"}
+    assert outside == {"prometheus", "pipeline", "s3"}
 
 
 def test_no_password_stands_on_a_command_line_or_in_an_image():
@@ -198,7 +238,10 @@ def test_what_is_mounted_exists_and_the_archive_keeps_its_path():
     archives = set()
     for name, service in SERVICES.items():
         for volume in service.get("volumes", []):
-            if isinstance(volume, dict):
+            if isinstance(volume, dict) and name == "s3":
+                assert volume["source"] == SET["MOODREEL_S3_FOLDER"]
+                assert volume["bind"] == {"create_host_path": False}
+            elif isinstance(volume, dict):
                 archives.add(name)
                 assert volume["source"] == volume["target"] == SET["MOODREEL_ARCHIVE"]
                 assert volume["read_only"] is True
@@ -290,13 +333,14 @@ def test_prometheus_scrapes_the_ports_that_the_services_open():
         (found["names"][0], found["port"]) for job in prometheus["scrape_configs"] for found in job["dns_sd_configs"]
     }
     opened = {
-        (name.removesuffix("-cpu"), int(port))
+        (name.removesuffix("-cpu").removesuffix("-s3"), int(port))
         for name, service in SERVICES.items()
         for port in re.findall(r"--metrics-port[= ](\d+)", " ".join(words(service.get("command", []))))
     }
     assert opened == {("scheduler", 9100), ("worker", 9101)}
     assert scraped == {("scheduler", 9100), *(("worker", 9101 + process) for process in range(8))}  # one for each GPU
     assert all("worker" in SERVICES[name]["networks"]["metrics"]["aliases"] for name in ("worker", "worker-cpu"))
+    assert "scheduler" in SERVICES["scheduler-s3"]["networks"]["metrics"]["aliases"]
 
 
 RULES = [
