@@ -36,6 +36,8 @@ Each class carries a code, and the code is what `failures` shows. Whether trying
   · PipelineUnknown
   · BrokerUnreachable
   · Cancelled
+  · Expired
+  · Forgotten
   · WorkerDied
   · Interrupted
   · LeaseLost
@@ -142,6 +144,12 @@ _LIST = (
     ("cancelled", _PERMANENT,
      "It was cancelled before it was done.",
      "Put it back into the queue with `moodreel retry --code cancelled`."),
+    ("expired", _PERMANENT,
+     "It was annotated, and its results were erased since, because a rule of retention says how long they are kept.",
+     "Nothing; or change the rule (`moodreel retention list`), then `moodreel retry --code expired`."),
+    ("forgotten", _PERMANENT,
+     "Somebody had moodreel forget this video: its rows were erased, and nothing is taken in under its name.",
+     "Nothing; or, if it may be annotated again after all, `moodreel remember` its name."),
     ("worker_died", _TRANSIENT,
      "Every worker that took this on died or fell silent, and nobody could say of what.",
      "Look into the workers' logs for its id, then `moodreel retry` it."),
@@ -371,6 +379,18 @@ class Cancelled(MoodreelError):
     """Recorded when a video was cancelled."""
 
     code = "cancelled"
+
+
+class Expired(MoodreelError):
+    """Recorded when what was done was erased because of its age."""
+
+    code = "expired"
+
+
+class Forgotten(MoodreelError):
+    """Raised when a video is not to be taken in, or its rows were erased while it was being worked on."""
+
+    code = "forgotten"
 
 
 class WorkerDied(MoodreelError):

@@ -18,6 +18,7 @@ ANNOTATION_STATUSES: tuple[str, ...] = ("pending", "planned", "running", "done",
 SPAN_STATUSES: tuple[str, ...] = ("pending", "running", "done", "failed")
 RECORDED_AT_SOURCES: tuple[str, ...] = ("container", "object", "file")
 WORKER_KINDS: tuple[str, ...] = ("worker", "scheduler")
+RETENTION_CLOCKS: tuple[str, ...] = ("recorded", "annotated")
 
 # Columns of one window as its span stores it, and of one fused window, without the annotation that they belong to.
 SCORES = {modality: tuple(f"{modality}_{name}" for name in EMOTIONS) for modality in ("audio", "video", "fused")}
@@ -361,4 +362,56 @@ workers = sa.Table(
     sa.Column("refused", _Json, comment="ids of those that it cannot compute; NULL: none"),
     _one_of("kind", WORKER_KINDS),
     *(_at_least(name) for name in ("slots", "running", "spans_done", "seconds_done")),
+)
+
+hash_key = sa.Table(
+    "hash_key",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False, comment="1: there is one key"),
+    sa.Column("key", sa.Text, nullable=False, comment="under which names of videos are hashed, hexadecimal"),
+    sa.CheckConstraint("id = 1", name="only_one"),
+)
+
+forgotten_names = sa.Table(
+    "forgotten_names",
+    metadata,
+    sa.Column("hash", sa.Text, primary_key=True, comment="HMAC-SHA256 of a URI that is kept out, under hash_key"),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+)
+
+forgotten_prefixes = sa.Table(
+    "forgotten_prefixes",
+    metadata,
+    sa.Column("prefix", sa.Text, primary_key=True, comment="URIs that begin like this are kept out"),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+)
+
+retention_rules = sa.Table(
+    "retention_rules",
+    metadata,
+    sa.Column("prefix", sa.Text, primary_key=True, comment="of videos whose URIs begin like this, and no longer rule's"),
+    sa.Column("max_age_seconds", sa.Double, comment="how long results are kept; NULL: for ever"),
+    sa.Column("counted_from", sa.Text, nullable=False, comment="recorded: of the video; annotated: its completion"),
+    sa.Column("erases_videos", sa.Boolean, nullable=False, comment="whether the videos are forgotten with the results"),
+    sa.CheckConstraint("max_age_seconds > 0", name="max_age_seconds_range"),
+    _one_of("counted_from", RETENTION_CLOCKS),
+    sa.CheckConstraint("erases_videos IN (FALSE, TRUE)", name="erases_videos_known"),
+)
+
+audit = sa.Table(
+    "audit",
+    metadata,
+    sa.Column("id", Key, primary_key=True),
+    sa.Column("asked_at", UtcDateTime, nullable=False, comment="by the database's clock"),
+    sa.Column("actor", sa.Text, nullable=False, comment="who asked"),
+    sa.Column("action", sa.Text, nullable=False, comment="for what"),
+    sa.Column("subject", sa.JSON, nullable=False, comment="of what; videos by their hashes, never by their names"),
+)
+
+audit_outcomes = sa.Table(
+    "audit_outcomes",
+    metadata,
+    sa.Column("audit_id", Key, sa.ForeignKey("audit.id"), primary_key=True, autoincrement=False),
+    sa.Column("done_at", UtcDateTime, nullable=False, comment="by the database's clock"),
+    sa.Column("counts", sa.JSON, nullable=False, comment="how many of what were changed"),
 )
