@@ -11,6 +11,7 @@ from collections.abc import Collection
 
 import sqlalchemy as sa
 
+from db.errors import Forgotten
 from db.statements import upsert
 from db.tables import forgotten_names, forgotten_prefixes, hash_key
 
@@ -25,9 +26,14 @@ def kept_out(connection: sa.Connection, uris: Collection[str]) -> set[str]:
     key = connection.execute(sa.select(hash_key.c.key)).scalar()
     if key is not None:
         by_hash = {hash_of(uri, key): uri for uri in uris}
-        query = sa.select(forgotten_names.c.hash).where(forgotten_names.c.hash.in_(by_hash))
+        query = sa.select(forgotten_names.c.hash).where(forgotten_names.c.hash.in_(list(by_hash)))
         found |= {by_hash[name_hash] for name_hash in connection.execute(query).scalars()}
     return found
+
+
+def gone(annotation_id: int) -> Forgotten:
+    """What to raise where an annotation is not there any more."""
+    return Forgotten(f"Annotation {annotation_id} is gone: its video was forgotten.")
 
 
 def hash_of(uri: str, key: str) -> str:

@@ -20,11 +20,15 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from db.backfill import Backfill
 from db.catalogue import Catalogue, make_current, utc_now
+from db.erasing import Erasing
 from db.errors import Internal, LeaseLost
 from db.fleet import Fleet
+from db.forgotten import gone
 from db.jobs import Jobs
 from db.leases import FREE, end_step
+from db.retention import Retention
 from db.rows import Segment, Status, StepClaim, columns_of
 from db.statements import insert_rows
 from db.tables import (
@@ -43,7 +47,7 @@ from db.tables import (
 _SEGMENT_COLUMNS = ("segment_index", *(field.name for field in fields(Segment)))
 
 
-class Store(Catalogue, Jobs, Fleet):
+class Store(Catalogue, Jobs, Fleet, Backfill, Erasing, Retention):
     """A database of moodreel's; see `Database` for arguments and errors."""
 
     def windows(self, annotation_id: int) -> list[tuple[Any, ...]]:
@@ -57,10 +61,13 @@ class Store(Catalogue, Jobs, Fleet):
         """The sixteen probabilities of each window, voice's and then face's, in the order of time.
 
         Read straight through the driver, which is twice as fast: all windows of a video pass here to be fused.
+
+        Raises:
+            Forgotten: the annotation is gone.
         """
         names = ", ".join((*SCORES["audio"], *SCORES["video"]))
         with self.reading() as connection:
-            owner_id = int(connection.execute(sa.select(_owner(annotation_id))).scalar_one())
+            owner_id = _owner_id(connection, annotation_id)
             cursor = connection.connection.cursor()
             cursor.execute(f"SELECT {names} FROM windows WHERE annotation_id = {owner_id} ORDER BY window_index")
             return list(cursor.fetchall())
@@ -93,6 +100,7 @@ class Store(Catalogue, Jobs, Fleet):
 
         Raises:
             LeaseLost: the step is no longer the claim's, or somebody makes windows of its own for the annotation.
+            Forgotten: the annotation is gone.
             Internal: a span is not done, or windows are missing, or not each of them was fused.
         """
         with self.writing() as connection:
@@ -100,7 +108,7 @@ class Store(Catalogue, Jobs, Fleet):
                 end_step(connection, claim)
             if source_annotation_id is not None:
                 _set_source(connection, annotation_id, source_annotation_id)
-            owner_id = connection.execute(sa.select(_owner(annotation_id))).scalar_one()
+            owner_id = _owner_id(connection, annotation_id)
             _require_spans_done(connection, owner_id)
             if owner_id == annotation_id:
                 _cut_windows(connection, annotation_id, keep_windows, duration_seconds)
@@ -156,6 +164,13 @@ def _owner(annotation_id: int) -> sa.ScalarSelect[int]:
     """The annotation whose windows an annotation is made of: itself, unless it only fuses another's anew."""
     owner = sa.func.coalesce(annotations.c.source_annotation_id, annotations.c.id)
     return sa.select(owner).where(annotations.c.id == annotation_id).scalar_subquery()
+
+
+def _owner_id(connection: sa.Connection, annotation_id: int) -> int:
+    found = connection.execute(sa.select(_owner(annotation_id))).scalar()
+    if found is None:
+        raise gone(annotation_id)
+    return int(found)
 
 
 def _set_source(connection: sa.Connection, annotation_id: int, source_annotation_id: int) -> None:

@@ -389,13 +389,15 @@ forgotten_prefixes = sa.Table(
 retention_rules = sa.Table(
     "retention_rules",
     metadata,
-    sa.Column("prefix", sa.Text, primary_key=True, comment="of videos whose URIs begin like this, and no longer rule's"),
+    sa.Column(
+        "prefix", sa.Text, primary_key=True, comment="of videos whose URIs begin like this, and no longer rule's"
+    ),
     sa.Column("max_age_seconds", sa.Double, comment="how long results are kept; NULL: for ever"),
     sa.Column("counted_from", sa.Text, nullable=False, comment="recorded: of the video; annotated: its completion"),
-    sa.Column("erases_videos", sa.Boolean, nullable=False, comment="whether the videos are forgotten with the results"),
+    sa.Column("forgets", sa.Boolean, nullable=False, comment="whether the videos are forgotten too"),
     sa.CheckConstraint("max_age_seconds > 0", name="max_age_seconds_range"),
     _one_of("counted_from", RETENTION_CLOCKS),
-    sa.CheckConstraint("erases_videos IN (FALSE, TRUE)", name="erases_videos_known"),
+    sa.CheckConstraint("forgets IN (FALSE, TRUE)", name="forgets_known"),
 )
 
 audit = sa.Table(

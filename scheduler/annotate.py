@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
-from db.errors import BadOption, DatabaseLocked, LeaseLost, MoodreelError
+from db.errors import BadOption, DatabaseLocked, Forgotten, LeaseLost, MoodreelError
 from db.identity import Source
 from db.store import Store
 from scheduler.cli import EXIT_FAILED, EXIT_INTERRUPTED, stderr
@@ -142,8 +142,8 @@ def _fuse_anew(store: Store, recipe: Any, sources: Sequence[Source]) -> dict[str
     lines: dict[str, Line] = {}
     for source in sources:
         if source.uri in windows:
-            store.observe(source.uri, source.version, source.size_bytes)
-            with suppress(LeaseLost, DatabaseLocked):  # then it goes the long way
+            with suppress(LeaseLost, DatabaseLocked, Forgotten):  # then it goes the long way
+                store.observe(source.uri, source.version, source.size_bytes)
                 done = store.annotation(fuse_anew(store, windows[source.uri], recipe.identity))
                 lines[source.uri] = Line(source.uri, DONE, warning=done.warning)
     return lines

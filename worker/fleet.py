@@ -32,6 +32,7 @@ from db.errors import (
     DatabaseUnreachable,
     DeviceUnavailable,
     EquipmentError,
+    Forgotten,
     Internal,
     Interrupted,
     LeaseLost,
@@ -302,7 +303,7 @@ class FleetWorker:
         began = time.monotonic()
         try:
             self._do(held, assignment)
-        except LeaseLost as error:
+        except (LeaseLost, Forgotten) as error:
             return self._let_go(held.claim, error)
         except Exception as error:  # noqa: BLE001 - whatever a video sets off is its own failure
             return self._went_wrong(held.claim, assignment, error)
@@ -312,9 +313,13 @@ class FleetWorker:
         _log.info("done", extra={"seconds": round(time.monotonic() - began, 3)})
         return "done"
 
-    def _let_go(self, claim: Claim, error: LeaseLost) -> str:
-        """A job that is not ours any more: because it was cancelled, given back, or taken by somebody else."""
-        now = self._store.annotation(claim.annotation_id)
+    def _let_go(self, claim: Claim, error: LeaseLost | Forgotten) -> str:
+        """A job that is not ours any more: because it was forgotten, cancelled, given back, or taken by another."""
+        try:
+            now = self._store.annotation(claim.annotation_id)
+        except Forgotten:
+            _log.info("forgotten")
+            return "forgotten"
         if now.error_code == Cancelled.code:
             _log.info("cancelled")
             return "cancelled"

@@ -15,6 +15,7 @@ from db.errors import (
     DatabaseError,
     DatabaseLocked,
     EquipmentError,
+    Forgotten,
     Interrupted,
     LeaseLost,
     MoodreelError,
@@ -127,7 +128,9 @@ class Pipeline:
             self._work_off(source, annotation_id, report)
             return self._publish(source, annotation_id)
         except LeaseLost:
-            return Outcome(source, ELSEWHERE)
+            if annotation_id is None or self._store.assignment(annotation_id) is not None:
+                return Outcome(source, ELSEWHERE)
+            failure = Forgotten(f"{source.uri}: it was forgotten while it was being annotated")
         except (Interrupted, EquipmentError):
             raise
         except Exception as error:

@@ -51,18 +51,14 @@ def upgrade() -> None:
             comment="of videos whose URIs begin like this, and no longer rule's",
         ),
         sa.Column("max_age_seconds", sa.Double, comment="how long results are kept; NULL: for ever"),
-        sa.Column(
-            "counted_from", sa.Text, nullable=False, comment="recorded: of the video; annotated: its completion"
-        ),
-        sa.Column(
-            "erases_videos", sa.Boolean, nullable=False, comment="whether the videos are forgotten with the results"
-        ),
+        sa.Column("counted_from", sa.Text, nullable=False, comment="recorded: of the video; annotated: its completion"),
+        sa.Column("forgets", sa.Boolean, nullable=False, comment="whether the videos are forgotten too"),
         sa.PrimaryKeyConstraint("prefix", name=op.f("pk_retention_rules")),
         sa.CheckConstraint("max_age_seconds > 0", name=op.f("ck_retention_rules_max_age_seconds_range")),
         sa.CheckConstraint(
             "counted_from IN ('recorded', 'annotated')", name=op.f("ck_retention_rules_counted_from_known")
         ),
-        sa.CheckConstraint("erases_videos IN (FALSE, TRUE)", name=op.f("ck_retention_rules_erases_videos_known")),
+        sa.CheckConstraint("forgets IN (FALSE, TRUE)", name=op.f("ck_retention_rules_forgets_known")),
     )
     op.create_table(
         "audit",
@@ -70,9 +66,7 @@ def upgrade() -> None:
         sa.Column("asked_at", sa.DateTime(timezone=True), nullable=False, comment="by the database's clock"),
         sa.Column("actor", sa.Text, nullable=False, comment="who asked"),
         sa.Column("action", sa.Text, nullable=False, comment="for what"),
-        sa.Column(
-            "subject", sa.JSON, nullable=False, comment="of what; videos by their hashes, never by their names"
-        ),
+        sa.Column("subject", sa.JSON, nullable=False, comment="of what; videos by their hashes, never by their names"),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_audit")),
     )
     op.create_table(
