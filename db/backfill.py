@@ -63,8 +63,8 @@ class Backfill(Database):
             per_byte = seconds_per_byte(connection)
         length = sa.func.coalesce(videos.c.duration_seconds, videos.c.size_bytes * per_byte)
         some = _lacking(pipeline_id, where).with_only_columns(length.label("seconds"))
-        some = some.order_by(videos.c.id).limit(limit).subquery()
-        query = sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(some.c.seconds), 0.0)).select_from(some)
+        found = some.order_by(videos.c.id).limit(limit).subquery()
+        query = sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(found.c.seconds), 0.0)).select_from(found)
         with self._harmless() as connection:
             n, seconds = connection.execute(query).one()
         return Load(videos=n, seconds=float(seconds))
@@ -151,5 +151,5 @@ def _lacking(pipeline_id: int, where: str | None) -> sa.Select[Any]:
     # Its colons are its own. A comment at its end does not reach the bracket. That there are values to be sent beside
     # the statement keeps drivers from taking more than one.
     condition = sa.text("(\n" + where.replace(":", "\\:") + "\n)")
-    chosen = sa.select(sa.column("video_id")).select_from(sa.table("archive")).where(condition)
+    chosen = sa.select(sa.column("video_id", sa.BigInteger)).select_from(sa.table("archive")).where(condition)
     return query.where(videos.c.id.in_(chosen))

@@ -65,10 +65,10 @@ class Retention(Audit):
         rules = self.retention_rules()
         with self.reading() as connection:
             due = _overdue(connection, rule, rules).subquery()
-            found = sa.select(due.c.video_id, sa.func.max(due.c.duration_seconds).label("seconds"))
-            found = found.group_by(due.c.video_id).subquery()
-            figures = sa.func.count(), sa.func.coalesce(sa.func.sum(found.c.seconds), 0.0)
-            n, seconds = connection.execute(sa.select(*figures).select_from(found)).one()
+            length = sa.func.max(due.c.duration_seconds).label("seconds")
+            each = sa.select(due.c.video_id, length).group_by(due.c.video_id).subquery()
+            figures = sa.func.count(), sa.func.coalesce(sa.func.sum(each.c.seconds), 0.0)
+            n, seconds = connection.execute(sa.select(*figures).select_from(each)).one()
         return Load(videos=n, seconds=seconds)
 
     def erase_overdue(self, rule: RetentionRule, actor: str, last_id: int = -1) -> Progress:
@@ -125,11 +125,12 @@ def _overdue(
             *(~lies_below(spelling) for prefix in longer for spelling in spellings(prefix)),
         )
     )
-    if rule.forgets and not is_recorded:
+    if rule.forgets:
         other = annotations.alias()
         newer = sa.or_(other.c.completed_at.is_(None), other.c.completed_at >= before)
         own = other.c.source_annotation_id.is_(None)
-        query = query.where(~sa.exists().where(other.c.video_id == annotations.c.video_id, own, newer))
+        is_newest = ~sa.exists().where(other.c.video_id == annotations.c.video_id, own, newer)
+        query = query.where(sa.or_(videos.c.recorded_at.is_not(None), is_newest) if is_recorded else is_newest)
     return query
 
 

@@ -389,9 +389,7 @@ forgotten_prefixes = sa.Table(
 retention_rules = sa.Table(
     "retention_rules",
     metadata,
-    sa.Column(
-        "prefix", sa.Text, primary_key=True, comment="of videos whose URIs begin like this, and no longer rule's"
-    ),
+    sa.Column("prefix", sa.Text, primary_key=True, comment="of URIs that begin like this, and like no longer one"),
     sa.Column("max_age_seconds", sa.Double, comment="how long results are kept; NULL: for ever"),
     sa.Column("counted_from", sa.Text, nullable=False, comment="recorded: of the video; annotated: its completion"),
     sa.Column("forgets", sa.Boolean, nullable=False, comment="whether the videos are forgotten too"),

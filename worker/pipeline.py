@@ -118,6 +118,7 @@ class Pipeline:
 
     def _annotate(self, source: Source, report: Report) -> Outcome:
         source, annotation_id = latest(source), None
+        failure: MoodreelError
         try:
             video_id = self._store.observe(source.uri, source.version, source.size_bytes)
             annotation = self._store.request(video_id, source.version, self._pipeline_id)

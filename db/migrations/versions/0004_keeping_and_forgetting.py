@@ -48,7 +48,7 @@ def upgrade() -> None:
         sa.Column(
             *("prefix", sa.Text),
             nullable=False,
-            comment="of videos whose URIs begin like this, and no longer rule's",
+            comment="of URIs that begin like this, and like no longer one",
         ),
         sa.Column("max_age_seconds", sa.Double, comment="how long results are kept; NULL: for ever"),
         sa.Column("counted_from", sa.Text, nullable=False, comment="recorded: of the video; annotated: its completion"),
