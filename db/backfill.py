@@ -35,7 +35,7 @@ _ENDED = "57014"
 class Backfill(Database):
     """Annotations that an archive lacks."""
 
-    def lacking(self, pipeline_id: int, where: str | None = None, limit: int | None = None) -> array[int]:
+    def lacking(self, pipeline_id: int, where: str | None = None, limit: int | None = None) -> "array[int]":
         """Ids of the videos that lack an annotation by a pipeline, eight bytes each.
 
         Left out are those whose latest version the fleet was asked for already, or that failed, or that expired.

@@ -107,7 +107,7 @@ _CHANGES = """
         JOIN segments was ON was.annotation_id = old.id
         JOIN segments becomes ON becomes.annotation_id = new.id
                              AND becomes.start_seconds < was.end_seconds AND becomes.end_seconds > was.start_seconds
-    ) overlaps
+    ) pairs
     GROUP BY before_id, after_id, uri, version, before_pipeline_id, after_pipeline_id, before_completed_at,
              after_completed_at, duration_seconds, before_emotion, after_emotion"""
 

@@ -8,7 +8,7 @@ import click
 
 from db.errors import FAILURES, MoodreelError, NotInstalled
 from db.identity import printable
-from scheduler.cli_fleet import COMMANDS
+from scheduler import cli_fleet, cli_keep
 from scheduler.cli_train import train
 from scheduler.options import adapt_option, db_option, json_option
 
@@ -45,6 +45,13 @@ Many machines, with PostgreSQL (MOODREEL_DB) and Redis (MOODREEL_BROKER):
   moodreel submit archive/                   put videos into the queue
   moodreel status --live                     how fast it goes, and how long it will take
   moodreel retry --code decoder_timeout      put failed videos back into the queue
+
+\b
+Over the years:
+  moodreel backfill --pipeline NAME          annotate the archive with another pipeline, at low priority
+  moodreel forget s3://bucket/clip.mp4       erase a video's rows for good, and keep it out
+  moodreel retention set incoming/ 90d       erase results by age
+  moodreel audit                             who asked for what
 
 \b
 Ask the database itself, for instance with sqlite3:
@@ -218,7 +225,7 @@ def doctor(db_url: str, as_json: bool) -> None:
     sys.exit(0 if examine(db_url, as_json) else EXIT_FAILED)
 
 
-for command in (*COMMANDS, train):
+for command in (*cli_fleet.COMMANDS, *cli_keep.COMMANDS, train):
     cli.add_command(command)
 
 

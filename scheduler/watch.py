@@ -15,6 +15,7 @@ from scheduler.cli import EXIT_FAILED
 from scheduler.feeder import Feeder
 from scheduler.metrics import Metrics
 from scheduler.queue import Queue
+from scheduler.retention import Keeper
 from scheduler.sources import find
 from scheduler.submit import batches
 
@@ -52,7 +53,10 @@ def run(options: WatchOptions) -> int:
     stop, metrics = Event(), Metrics()
     with Store(options.db_url) as store:
         queue = Queue(options.broker_url)
-        jobs: list[Callable[[], object]] = [lambda: Feeder(store, queue, metrics).run(stop)]
+        jobs: list[Callable[[], object]] = [
+            lambda: Feeder(store, queue, metrics).run(stop),
+            lambda: Keeper(store).run(stop),
+        ]
         if options.folders:
             watcher = Watcher(store, store.pipeline_named(options.pipeline), options)
             jobs.append(lambda: watcher.run(stop))
