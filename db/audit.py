@@ -4,6 +4,7 @@ No video's name is kept here, since it might be forgotten later: videos stand he
 and prefixes as they are.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -47,6 +48,16 @@ class Audit(Database):
         with self.writing() as connection:
             key = key_of(connection)
         return {"videos": [hash_of(name, key) for name in names], "prefixes": prefixes}
+
+    def veiled(self, sql: str) -> str:
+        """An SQL text in which hashes stand for the names of videos, where these are whole literals."""
+        literals = {found.replace("''", "'"): found for found in re.findall(r"'((?:[^']|'')*)'", sql)}
+        with self.writing() as connection:
+            key = key_of(connection)
+            known = connection.execute(sa.select(videos.c.uri).where(videos.c.uri.in_(list(literals)))).scalars()
+            for uri in known:
+                sql = sql.replace(f"'{literals[uri]}'", f"'{hash_of(uri, key)}'")
+        return sql
 
     def told_apart(self, uris: Sequence[str]) -> tuple[list[str], list[str]]:
         """Which URIs are names of videos, and the prefixes that the others mean.

@@ -16,19 +16,21 @@ from db.fleet import lies_below
 from db.forgotten import hash_of, key_of, let_nobody_take_in
 from db.rows import Erased, Load
 from db.statements import upsert
-from db.tables import (
-    annotations,
-    forgotten_names,
-    forgotten_prefixes,
-    fused_windows,
-    segments,
-    spans,
-    videos,
-    windows,
-)
+from db.tables import annotations, forgotten_names, forgotten_prefixes, metadata, spans, videos, windows
 
 VIDEOS_AT_ONCE = 20  # an hour of each is some 150,000 rows
 _TRIES = 3  # at some videos that others work on
+
+# Whatever belongs to an annotation, of whichever table: spans first, since these are what everybody locks first.
+_OF_ANNOTATION = sorted(
+    (
+        key.parent
+        for table in metadata.tables.values()
+        for key in table.foreign_keys
+        if key.column is annotations.c.id and key.ondelete == "CASCADE" and table is not annotations
+    ),
+    key=lambda column: column.table is not spans,
+)
 
 
 class Erasing(Audit):
@@ -143,11 +145,11 @@ def erase_videos(connection: sa.Connection, video_ids: Sequence[int]) -> Erased:
 def erase_results(connection: sa.Connection, annotation_ids: Sequence[int]) -> int:
     """Erase what annotations consist of; how many windows. The order is that in which everybody locks."""
     lock_spans(connection, annotation_ids)
-    n_windows = 0
-    for table in (windows, fused_windows, segments, spans):
-        n = connection.execute(sa.delete(table).where(table.c.annotation_id.in_(annotation_ids))).rowcount
-        n_windows += n if table is windows else 0
-    return n_windows
+    deleted = {
+        column.table: connection.execute(sa.delete(column.table).where(column.in_(annotation_ids))).rowcount
+        for column in _OF_ANNOTATION
+    }
+    return deleted[windows]
 
 
 def overwrite_what_is_deleted(connection: sa.Connection) -> None:

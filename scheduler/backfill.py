@@ -38,7 +38,8 @@ def run(
             _say(load, store.failed_before(chosen.id))
         total = Submitted()
         if not dry_run and load.videos:
-            subject = {"pipeline": chosen.digest, "where": where, "priority": priority, "limit": limit}
+            said = where and store.veiled(where)
+            subject = {"pipeline": chosen.digest, "where": said, "priority": priority, "limit": limit}
             with store.audited(actor(), "backfill", subject) as counts:
                 total = _ask(store, chosen.id, where, limit, priority, quiet=as_json)
                 counts |= asdict(total)

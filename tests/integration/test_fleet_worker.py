@@ -571,6 +571,7 @@ def test_a_video_that_is_forgotten_under_way_leaves_nothing_and_the_worker_goes_
         yield from real(self, descriptor, name, request)
 
     monkeypatch.setattr(Reader, "read", read)
+    caplog.set_level("INFO")
     with fleet_worker(store) as fleet:
         work_off(store, fleet)
         assert not fleet.is_stalled

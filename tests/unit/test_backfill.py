@@ -119,40 +119,38 @@ def test_a_hundred_thousand_videos_take_little_memory(store):
 # --- conditions
 
 
-@pytest.mark.parametrize(
-    ("where", "found"),
-    [
-        ("duration_seconds > 60", ["hour"]),
-        ("recorded_at >= '2026-01-01' AND has_audio", ["hour"]),
-        ("recorded_at < '2026-06-01 12:29:59' -- the older one", ["minute"]),
-        ("video LIKE '%hour%' OR video LIKE '%unknown?%'", ["hour", "unknown?"]),
-        ("pipeline IS NULL AND size_bytes % 1000 = 0", ["minute", "hour"]),
-        ("duration_seconds IS NULL", ["unknown?"]),
-        ("video IN (SELECT video FROM video_summary)", []),
-        ("CAST(video_id AS TEXT) <> ' :x' AND 1 = 1", ["minute", "hour", "unknown?"]),
-    ],
+CONDITIONS = {
+    "duration_seconds > 60": ["hour"],
+    "recorded_at >= '2026-01-01' AND has_audio": ["hour"],
+    "recorded_at < '2026-06-01 12:29:59' -- the older one": ["minute"],
+    "video LIKE '%hour%' OR video LIKE '%unknown?%'": ["hour", "unknown?"],
+    "pipeline IS NULL AND size_bytes % 1000 = 0": ["minute", "hour"],
+    "duration_seconds IS NULL": ["unknown?"],
+    "video IN (SELECT video FROM video_summary)": [],
+    "CAST(video_id AS TEXT) <> ' :x' AND 1 = 1": ["minute", "hour", "unknown?"],
+}
+BAD_CONDITIONS = (
+    "nope > 1",
+    "duration_seconds >",
+    "",
+    "1 = 1); DELETE FROM videos; SELECT (1 = 1",
+    "1 = 1); COMMIT; DELETE FROM videos; SELECT (1 = 1",
+    "video_id IN (DELETE FROM videos RETURNING id)",
+    "video_id = (WITH gone AS (DELETE FROM videos RETURNING id) SELECT id FROM gone LIMIT 1)",
+    "(SELECT COUNT(*) FROM no_such_table) > 0",
 )
-def test_conditions(archive, where, found):
-    assert lacking(archive, where) == [f"s3://b/{name}.mp4" for name in found]
 
 
-@pytest.mark.parametrize(
-    "where",
-    [
-        "nope > 1",
-        "duration_seconds >",
-        "",
-        "1 = 1); DELETE FROM videos; SELECT (1 = 1",
-        "1 = 1); COMMIT; DELETE FROM videos; SELECT (1 = 1",
-        "video_id IN (DELETE FROM videos RETURNING id)",
-        "video_id = (WITH gone AS (DELETE FROM videos RETURNING id) SELECT id FROM gone LIMIT 1)",
-        "(SELECT COUNT(*) FROM no_such_table) > 0",
-    ],
-)
-def test_a_bad_condition_is_refused_in_the_databases_words_and_changes_nothing(archive, where):
-    for ask in (archive.lacking, archive.lacking_load):
-        with pytest.raises(BadOption, match=r"does not take this condition: .{8,}"):
-            ask(new_pipeline(archive), where)
+def test_conditions(archive):
+    found = {where: lacking(archive, where) for where in CONDITIONS}
+    assert found == {where: [f"s3://b/{name}.mp4" for name in names] for where, names in CONDITIONS.items()}
+
+
+def test_a_bad_condition_is_refused_in_the_databases_words_and_changes_nothing(archive):
+    for where in BAD_CONDITIONS:
+        for ask in (archive.lacking, archive.lacking_load):
+            with pytest.raises(BadOption, match=r"does not take this condition: .{8,}"):
+                ask(new_pipeline(archive), where)
     assert len(lacking(archive)) == 3
 
 

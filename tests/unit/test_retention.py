@@ -44,22 +44,22 @@ def _no_pause(monkeypatch):
 # --- what is overdue
 
 
-@pytest.mark.parametrize(
-    ("days", "recorded_days", "counted_from", "overdue"),
-    [
-        (31, 1, "annotated", True),
-        (29, 99, "annotated", False),
-        (1, 31, "recorded", True),
-        (99, 29, "recorded", False),
-        (31, None, "recorded", True),  # nobody knows when, so it counts from its annotation
-        (29, None, "recorded", False),
-    ],
-)
-def test_age(store, days, recorded_days, counted_from, overdue):
-    aged(store, "a.mp4", days, recorded_days)
-    store.set_retention(rule(counted_from=counted_from))
-    assert store.overdue(rule(counted_from=counted_from)) == Load(videos=int(overdue), seconds=3.0 * overdue)
-    assert apply(store) == Erased(annotations=int(overdue), windows=2 * overdue)
+def test_age(store):
+    aged(store, "both old", 31, 31)
+    aged(store, "annotated long ago", 31, 1)
+    aged(store, "recorded long ago", 1, 31)
+    aged(store, "old, recorded nobody knows when", 31)  # so it counts from its annotation
+    aged(store, "young", 29, 29)
+    aged(store, "young, recorded nobody knows when", 29)
+    left = "SELECT uri FROM videos WHERE current_annotation_id IS NOT NULL ORDER BY id"
+    store.set_retention(rule())
+    assert store.overdue(rule()) == Load(videos=3, seconds=9.0)
+    assert apply(store) == Erased(annotations=3, windows=6)
+    assert rows(store, left)[0] == ("annotated long ago",)
+    store.set_retention(rule(counted_from="annotated"))
+    assert store.overdue(rule(counted_from="annotated")) == Load(videos=1, seconds=3.0)
+    assert apply(store) == Erased(annotations=1, windows=2)
+    assert [uri[:5] for (uri,) in rows(store, left)] == ["young", "young"]
 
 
 def test_the_longest_prefix_decides(store):
