@@ -25,6 +25,7 @@ from db.errors import (
 REVISIONS: tuple[str, ...] = (
     "0001",
     "0002",
+    "0003",
 )  # oldest first; named here so that opening a database need not import Alembic
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _MIGRATION_LOCK = 0x6D6F6F64  # "mood": the key under which PostgreSQL keeps two migrations apart
