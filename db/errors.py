@@ -8,6 +8,9 @@ Each class carries a code, and the code is what `failures` shows. Whether trying
     + PathMissing
     + NoVideos
     + NotReadable
+    + BucketMissing
+    + AccessDenied
+    + ObjectArchived
     + EmptyFile
     + NotMedia
     + ImageNotVideo
@@ -26,6 +29,7 @@ Each class carries a code, and the code is what `failures` shows. Whether trying
     + DeviceUnavailable
     + PipelineMismatch
     + SourceUnreachable
+    + CredentialsRejected
   · DatabaseError
     + DatabaseLocked
     + DatabaseNewer
@@ -73,6 +77,16 @@ _LIST = (
     ("not_readable", _TRANSIENT,
      "The file is there but could not be read: no permission, or the disk or share failed.",
      "Check its permissions and the disk, then annotate it again."),
+    ("bucket_missing", _PERMANENT,
+     "There is no bucket of this name at the endpoint that was asked.",
+     "Check the spelling, and AWS_ENDPOINT_URL if the store is not AWS's."),
+    ("access_denied", _TRANSIENT,
+     "The store knows who is asking, and does not allow it.",
+     "Allow s3:ListBucket on the bucket and s3:GetObject on its objects; if who asks is to pay,"
+     " set MOODREEL_S3_REQUEST_PAYER=requester."),
+    ("object_archived", _PERMANENT,
+     "The object lies in an archive tier, such as S3 Glacier, which nothing can be read from at once.",
+     "Restore it, then annotate it again."),
     ("empty_file", _PERMANENT,
      "The file is zero bytes long.",
      "Copy it again from where it came from."),
@@ -118,6 +132,9 @@ _LIST = (
     ("source_unreachable", _TRANSIENT,
      "The place where the videos lie is not to be seen from the machine that was to annotate them.",
      "Mount the archive at the same path on every worker."),
+    ("credentials_rejected", _TRANSIENT,
+     "There are no credentials for the store, or it does not accept them: they are wrong or have expired.",
+     "Renew them where the tools of AWS take them from: the environment, ~/.aws, the machine's role."),
     ("database_locked", _TRANSIENT,
      "Another program held the database for longer than moodreel waits.",
      "Close the other program or wait for it, then run the command again."),
@@ -207,6 +224,24 @@ class NotReadable(InputError):
     """Raised when a file cannot be opened or read."""
 
     code = "not_readable"
+
+
+class BucketMissing(InputError):
+    """Raised when there is no bucket of a name."""
+
+    code = "bucket_missing"
+
+
+class AccessDenied(InputError):
+    """Raised when a store does not allow what is asked of it."""
+
+    code = "access_denied"
+
+
+class ObjectArchived(InputError):
+    """Raised when an object must be restored from an archive tier before it can be read."""
+
+    code = "object_archived"
 
 
 class EmptyFile(InputError):
@@ -311,6 +346,12 @@ class SourceUnreachable(EquipmentError):
     """Raised when a worker does not see the place where a video lies."""
 
     code = "source_unreachable"
+
+
+class CredentialsRejected(EquipmentError):
+    """Raised when a store is asked without credentials, or with some that it does not accept."""
+
+    code = "credentials_rejected"
 
 
 class DatabaseError(MoodreelError):

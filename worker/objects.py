@@ -9,9 +9,49 @@ import os
 from functools import cache
 from typing import Any
 
+from db.errors import (
+    AccessDenied,
+    BadOption,
+    BucketMissing,
+    CredentialsRejected,
+    MoodreelError,
+    NotReadable,
+    ObjectArchived,
+    PathMissing,
+    SourceUnreachable,
+)
+from db.identity import printable
+
 CONNECT_SECONDS, ANSWER_SECONDS = 10.0, 20.0  # after which a connection, or silence on one, counts as failed
 MAX_ATTEMPTS = 5  # of one request, with botocore's standard back-off in between
 MAX_CONNECTIONS = 64  # that a process keeps open to one service
+
+# What stores and queues call their refusals; the answer to a HEAD has no body, so its status must do.
+_MEANINGS: dict[str, type[MoodreelError]] = {
+    **dict.fromkeys(("NoSuchBucket", "ParamValidationError"), BucketMissing),
+    **dict.fromkeys(("NoSuchKey", "NoSuchVersion", "404"), PathMissing),
+    **dict.fromkeys(("AccessDenied", "AccessDeniedException", "AllAccessDisabled", "403"), AccessDenied),
+    "InvalidObjectState": ObjectArchived,
+    **dict.fromkeys(
+        (
+            *("NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError"),
+            *("TokenRetrievalError", "UnauthorizedSSOTokenError", "SSOTokenLoadError"),
+            *("ExpiredToken", "ExpiredTokenException", "InvalidToken", "TokenRefreshRequired", "RequestExpired"),
+            *("InvalidAccessKeyId", "SignatureDoesNotMatch", "RequestTimeTooSkewed"),
+            *("InvalidClientTokenId", "UnrecognizedClientException", "400", "401"),
+        ),
+        CredentialsRejected,
+    ),
+    **dict.fromkeys(("NoRegionError", "ProfileNotFound", "InvalidEndpointConfigurationError"), BadOption),
+    **dict.fromkeys(("QueueDoesNotExist", "AWS.SimpleQueueService.NonExistentQueue", "InvalidAddress"), BadOption),
+    **dict.fromkeys(("EndpointConnectionError", "ConnectTimeoutError", "ReadTimeoutError"), SourceUnreachable),
+    **dict.fromkeys(("ConnectionClosedError", "ProxyConnectionError", "SSLError"), SourceUnreachable),
+    **dict.fromkeys(("HTTPClientError", "IncompleteReadError", "ResponseStreamingError"), SourceUnreachable),
+    **dict.fromkeys(("SlowDown", "Throttling", "ThrottlingException", "RequestThrottled"), SourceUnreachable),
+    **dict.fromkeys(("InternalError", "ServiceUnavailable", "RequestTimeout"), SourceUnreachable),
+    **dict.fromkeys(("500", "502", "503", "504"), SourceUnreachable),
+}
+_UNREACHABLE = "Check the network and AWS_ENDPOINT_URL; what is in the database stays, and it is tried again."
 
 
 @cache
@@ -42,3 +82,17 @@ def payer() -> dict[str, str]:
     """What requests to S3 say of who pays: `MOODREEL_S3_REQUEST_PAYER=requester` where the bucket asks for that."""
     named = os.environ.get("MOODREEL_S3_REQUEST_PAYER")
     return {"RequestPayer": named} if named else {}
+
+
+def refused(what: str, error: Exception) -> MoodreelError:
+    """What an error of botocore means, as one of ours.
+
+    Args:
+        what: was asked for: the URI of an object or a bucket, or that of a queue.
+        error: a `ClientError` or `BotoCoreError` of botocore.
+    """
+    answer = getattr(error, "response", {})
+    code = str(answer.get("Error", {}).get("Code", "") or type(error).__name__)
+    said = str(answer.get("Error", {}).get("Message", "") or error).strip().rstrip(".")
+    kind = _MEANINGS.get(code, NotReadable)
+    return kind(f"{printable(what)}: {printable(said)} ({code})", _UNREACHABLE if kind is SourceUnreachable else "")
