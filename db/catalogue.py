@@ -40,7 +40,8 @@ class Catalogue(Database):
         """Record that a video was seen, and return its id.
 
         Seeing the same version again adds facts and takes none away; a new version starts afresh, without a current
-        annotation. Either way it is no longer gone. The uri must be valid Unicode, so a file name that is not must be quoted first.
+        annotation. Either way it is no longer gone. The uri must be valid Unicode, so a file name that is not must be
+        quoted first.
         """
         row = {"uri": uri, "version": version, "size_bytes": size_bytes, **asdict(facts or MediaFacts())}
         with self.writing() as connection:

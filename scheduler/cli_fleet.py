@@ -13,7 +13,9 @@ from scheduler.options import (
     metrics_host_option,
     metrics_port_option,
     pipeline_option,
+    wanted_options,
 )
+from scheduler.wanted import Wanted
 
 EXIT_FAILED = 1
 
@@ -24,19 +26,29 @@ EXIT_FAILED = 1
 @pipeline_option
 @click.option("--priority", type=click.IntRange(-1000, 1000), default=0, show_default=True, help="Higher goes first.")
 @click.option("--wait", is_flag=True, help="Wait, with progress, until these videos are done or have failed.")
+@wanted_options
 @json_option
-def submit(paths: tuple[str, ...], db_url: str, pipeline: str | None, priority: int, wait: bool, as_json: bool) -> None:
+def submit(
+    paths: tuple[str, ...],
+    db_url: str,
+    pipeline: str | None,
+    priority: int,
+    wait: bool,
+    as_json: bool,
+    wanted: Wanted,
+) -> None:
     """Put videos into the fleet's queue, which is in the database; the broker is not needed for it.
 
-    PATH is what `moodreel annotate` takes: a file, a folder or a pattern. What is in the queue already keeps its place,
-    or gets a better one; what is done becomes current again; what had failed is tried again.
+    PATH is what `moodreel annotate` takes: a file, a folder, a pattern, or s3://BUCKET/KEY for one object or all
+    whose keys begin like this. What is in the queue already keeps its place, or gets a better one; what is done becomes
+    current again; what had failed is tried again.
 
     Each point of priority is worth ten minutes of waiting: a video of priority 6 overtakes those of priority 0 that
     were submitted in the last hour, and none waits forever.
     """
     from scheduler.submit import run
 
-    sys.exit(run(paths, db_url, pipeline, priority, wait=wait, as_json=as_json))
+    sys.exit(run(paths, db_url, pipeline, priority, wait=wait, as_json=as_json, wanted=wanted))
 
 
 @click.command(short_help="Run the scheduler: watch folders, feed the workers.")

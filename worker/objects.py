@@ -93,6 +93,6 @@ def refused(what: str, error: Exception) -> MoodreelError:
     """
     answer = getattr(error, "response", {})
     code = str(answer.get("Error", {}).get("Code", "") or type(error).__name__)
-    said = str(answer.get("Error", {}).get("Message", "") or error).strip().rstrip(".")
+    said = " ".join(str(answer.get("Error", {}).get("Message", "") or error).split()).rstrip(".")
     kind = _MEANINGS.get(code, NotReadable)
     return kind(f"{printable(what)}: {printable(said)} ({code})", _UNREACHABLE if kind is SourceUnreachable else "")
