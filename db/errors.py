@@ -16,6 +16,7 @@ Each class carries a code, and the code is what `failures` shows. Whether trying
     + Undecodable
     + CorruptStretch
     + ChangedWhileReading
+    + ObjectArchived
   · DecoderError
     + DecoderCrashed
     + DecoderTimeout
@@ -26,6 +27,8 @@ Each class carries a code, and the code is what `failures` shows. Whether trying
     + DeviceUnavailable
     + PipelineMismatch
     + SourceUnreachable
+      - SourceSlowDown
+      - CredentialsRejected
   · DatabaseError
     + DatabaseLocked
     + DatabaseNewer
@@ -97,6 +100,9 @@ _LIST = (
     ("changed_while_reading", _TRANSIENT,
      "The file was written to while it was being read.",
      "Annotate it again once the recording or the copy is complete."),
+    ("object_archived", _PERMANENT,
+     "The object lies in a storage class that must be restored before anything can read it, such as S3 Glacier's.",
+     "Restore it, or move it to another storage class, then annotate it again."),
     ("decoder_crashed", _TRANSIENT,
      "The decoder died on this file; it runs in a process of its own, so nothing else was lost.",
      "Annotate it again; if it dies again, convert the file with another tool."),
@@ -118,6 +124,12 @@ _LIST = (
     ("source_unreachable", _TRANSIENT,
      "The place where the videos lie is not to be seen from the machine that was to annotate them.",
      "Mount the archive at the same path on every worker."),
+    ("source_slow_down", _TRANSIENT,
+     "The store where the videos lie asks for fewer requests, and went on doing so when they came more slowly.",
+     "Read it with fewer jobs at once: see `moodreel limit`."),
+    ("credentials_rejected", _TRANSIENT,
+     "There are no credentials for the store where the videos lie, or it does not accept them: wrong or expired.",
+     "Renew them where this machine takes them from: the environment, the shared files or its role."),
     ("database_locked", _TRANSIENT,
      "Another program held the database for longer than moodreel waits.",
      "Close the other program or wait for it, then run the command again."),
@@ -257,6 +269,12 @@ class ChangedWhileReading(InputError):
     code = "changed_while_reading"
 
 
+class ObjectArchived(InputError):
+    """Raised when an object must be restored before it can be read."""
+
+    code = "object_archived"
+
+
 class DecoderError(MoodreelError):
     """The decoding process, not moodreel, went down."""
 
@@ -311,6 +329,18 @@ class SourceUnreachable(EquipmentError):
     """Raised when a worker does not see the place where a video lies."""
 
     code = "source_unreachable"
+
+
+class SourceSlowDown(SourceUnreachable):
+    """Raised when a store goes on asking for fewer requests."""
+
+    code = "source_slow_down"
+
+
+class CredentialsRejected(SourceUnreachable):
+    """Raised when there are no credentials for a store, or it does not accept them."""
+
+    code = "credentials_rejected"
 
 
 class DatabaseError(MoodreelError):
