@@ -1,7 +1,6 @@
 """Where videos are: objects of buckets. Lists them by pages, and says what one of them is now. Reads none."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -56,14 +55,13 @@ def look_at(name: ObjectName) -> Found | None:
     Raises:
         MoodreelError: the store refuses, or is out of reach.
     """
-    from worker.objects import client, payer
+    from worker.objects import head
 
     try:
-        with _explained(name):
-            head = client("s3").head_object(Bucket=name.bucket, Key=name.key, **payer())
+        said = head(name)
     except PathMissing:
         return None
-    return _found(name, head, head["ContentLength"], 'ongoing-request="false"' in head.get("Restore", ""))
+    return _found(name, said, said["ContentLength"], 'ongoing-request="false"' in said.get("Restore", ""))
 
 
 def is_wanted(found: Found, place: ObjectName, wanted: Wanted) -> bool:
@@ -133,13 +131,17 @@ class Search:
 
 
 def _pages(place: ObjectName) -> Iterator[Mapping[str, Any]]:
-    from worker.objects import client, payer
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    from worker.objects import as_failure, client, payer
 
     query = {"Bucket": place.bucket, "Prefix": place.key, "OptionalObjectAttributes": ["RestoreStatus"], **payer()}
     more: Mapping[str, str] = {}
     while True:
-        with _explained(place):
+        try:
             page = client("s3").list_objects_v2(**query, **more)
+        except (BotoCoreError, ClientError) as error:
+            raise as_failure(error, place.uri) from error
         yield page
         if not page.get("IsTruncated"):
             return
@@ -150,19 +152,6 @@ def _found(name: ObjectName, said: Mapping[str, Any], size_bytes: int, is_restor
     modified: datetime = said["LastModified"]
     is_archived = bool(_ARCHIVES & {said.get("StorageClass"), said.get("ArchiveStatus")}) and not is_restored
     return Found(name, Source.of_object(name, said["ETag"], size_bytes, modified.timestamp()), is_archived)
-
-
-@contextmanager
-def _explained(name: ObjectName) -> Iterator[None]:
-    """Raises what an error of botocore means."""
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    from worker.objects import refused
-
-    try:
-        yield
-    except (BotoCoreError, ClientError) as error:
-        raise refused(name.uri, error) from error
 
 
 def _archived(first: Found, n: int) -> MoodreelError:

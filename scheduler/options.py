@@ -64,7 +64,7 @@ metrics_host_option = click.option(
 
 
 def _read_by(read: Callable[[str], Any]) -> Callable[[click.Context, click.Parameter, Any], Any]:
-    """A callback that reads an option's text, or each of its texts, by a function that raises ValueError if it cannot."""
+    """A callback that reads an option's text, or each of its texts, by a function that raises ValueError."""
 
     def callback(_context: click.Context, _parameter: click.Parameter, value: Any) -> Any:
         try:

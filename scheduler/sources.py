@@ -15,7 +15,7 @@ ANY = Wanted()
 
 
 def find(paths: Sequence[str], wanted: Wanted = ANY) -> Iterator[Source | MoodreelError]:
-    """Find videos in files, folders (recursively, hidden ones left out), globs and buckets; each once, in a fixed order.
+    """Find videos in files, folders (recursively, hidden ones left out), globs, buckets; each once, in a stable order.
 
     Args:
         paths: of files and folders, patterns, and URIs of objects or how such URIs begin.
