@@ -1,6 +1,6 @@
 """Which videos are still where they were found."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import sqlalchemy as sa
 
@@ -27,6 +27,17 @@ class Presence(Database):
                 marked = sa.update(videos).where(videos.c.id.in_(ids)).values(gone_at=now, updated_at=now)
                 gone |= set(connection.execute(marked.returning(videos.c.uri)).scalars())
         return gone
+
+    def changed(self, versions: Mapping[str, str]) -> set[str]:
+        """Those uris that are known, but in another version than the one given, or as gone."""
+        query = sa.select(videos.c.uri, videos.c.version, videos.c.gone_at)
+        with self.reading() as connection:
+            return {
+                uri
+                for some in batches(versions)
+                for uri, version, gone_at in connection.execute(query.where(videos.c.uri.in_(some)))
+                if versions[uri] != version or gone_at
+            }
 
     def present(self, prefix: str, after: str, upto: str | None) -> Iterator[str]:
         """URIs that begin like this and are not known to be gone, in the order of their bytes.

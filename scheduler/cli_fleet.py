@@ -51,7 +51,7 @@ def submit(
     sys.exit(run(paths, db_url, pipeline, priority, wait=wait, as_json=as_json, wanted=wanted))
 
 
-@click.command(short_help="Run the scheduler: watch folders, feed the workers.")
+@click.command(short_help="Run the scheduler: watch folders and buckets, feed the workers.")
 @click.argument("folders", nargs=-1, metavar="[FOLDER]...")
 @db_option
 @broker_option
@@ -70,7 +70,7 @@ def submit(
     default=10.0,
     show_default=True,
     metavar="SECONDS",
-    help="Pause between two looks at the folders.",
+    help="Pause between two looks at the folders, and between two listings of buckets without --events.",
 )
 @click.option(
     "--settle",
@@ -81,6 +81,19 @@ def submit(
     metavar="SECONDS",
     help="How long a file must not have been written to; besides, two looks must find it the same.",
 )
+@click.option(
+    "--events", metavar="QUEUE_URL", help="SQS queue that tells of the buckets' objects, when they come and go."
+)
+@click.option(
+    "--reconcile-every",
+    "reconcile_every_seconds",
+    type=click.FloatRange(1.0),
+    default=6 * 3600.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Pause between two listings of the buckets beside --events, for what these missed.",
+)
+@wanted_options
 @metrics_port_option
 @metrics_host_option
 @log_format_option
@@ -92,6 +105,9 @@ def watch(
     priority: int,
     every_seconds: float,
     settle_seconds: float,
+    events: str | None,
+    reconcile_every_seconds: float,
+    wanted: Wanted,
     metrics_port: int | None,
     metrics_host: str,
     log_format: str,
@@ -103,6 +119,10 @@ def watch(
 
     In each FOLDER, and below it, it finds new and changed videos, going by their names, and puts them into the queue.
     Hidden files are left out. Nothing is ever taken out of the database because a file or a folder is gone.
+
+    FOLDER may be s3://BUCKET/PREFIX: all objects whose keys begin like this. They are listed once every --every
+    seconds; or, with --events, when a message tells of them, and as a whole only every --reconcile-every seconds. An
+    object that is gone is marked as such; what is known of it stays.
     """
     from scheduler.watch import WatchOptions, run
 
@@ -114,6 +134,9 @@ def watch(
         priority=priority,
         every_seconds=every_seconds,
         settle_seconds=settle_seconds,
+        events=events,
+        reconcile_every_seconds=reconcile_every_seconds,
+        wanted=wanted,
         metrics_port=metrics_port,
         metrics_host=metrics_host,
         log_format=log_format,
