@@ -173,8 +173,8 @@ class BucketWatcher:
         return found.name == place or is_wanted(found, place, self._wanted)
 
 
-def _look(names: Collection[ObjectName]) -> dict[ObjectName, Found | None | MoodreelError]:
-    def look(name: ObjectName) -> Found | None | MoodreelError:
+def _look(names: Collection[ObjectName]) -> dict[ObjectName, Found | MoodreelError | None]:
+    def look(name: ObjectName) -> Found | MoodreelError | None:
         try:
             return look_at(name)
         except MoodreelError as error:
