@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.database import database_url, missing, postgresql_server, postgresql_url, store
+from tests.faulty_store import FaultyStore
 from tests.fetch_media import CLIPS, cache_folder, fetch
 from tests.running_fleet import Fleet
 from tests.servers import ObjectStore, RedisServer, ServerMissing
@@ -88,6 +89,14 @@ def object_store(object_server: ObjectStore, monkeypatch: pytest.MonkeyPatch) ->
     objects.client.cache_clear()
     yield object_server
     objects.client.cache_clear()
+
+
+@pytest.fixture
+def faulty_store(object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyStore]:
+    """A proxy in front of the buckets, which the environment leads to instead."""
+    with FaultyStore(object_store.url) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
+        yield proxy
 
 
 @pytest.fixture

@@ -27,6 +27,19 @@ import sqlalchemy as sa
 QUEUE = "moodreel"
 LISTS = (QUEUE, *(f"{QUEUE}:{step}" for step in (3, 6, 9)))  # one for each priority; workers empty the first ones first
 START_SECONDS = 20.0
+MOTO = """
+from moto.moto_server import utilities
+from moto.server import main
+
+make = utilities.RegexConverter.__init__
+
+def converter(self, url_map, *items):  # of paths: keys with newlines have a path too
+    make(self, url_map, *items)
+    self.regex = f"(?s:{self.regex})"
+
+utilities.RegexConverter.__init__ = converter
+main()
+"""
 NOT_DURABLE = {"fsync": "off", "full_page_writes": "off"}
 
 
@@ -313,7 +326,7 @@ class ObjectStore:
     def start(self) -> None:
         """Start it, empty, and wait until it answers."""
         with self._log.open("ab") as log:
-            command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self._port)]
+            command = [sys.executable, "-c", MOTO, "-H", "127.0.0.1", "-p", str(self._port)]
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         _wait_for(self._answers, f"moto's server: see {self._log}")
 

@@ -70,7 +70,7 @@ class _Run:
 
     start: int
     end: int
-    window: int = MIN_BLOCK_BYTES
+    window: int
     read_at: int = 0
 
 
@@ -161,7 +161,7 @@ class ReadAhead:
             if run.end == offset if block is None else run.start <= offset <= run.end:
                 break
         else:
-            run = _Run(offset, offset if block is None else block.end)
+            run = _Run(offset, offset if block is None else block.end, MIN_BLOCK_BYTES)
         self._runs = [run, *(other for other in self._runs if other is not run)][:MAX_RUNS]
         return run
 
