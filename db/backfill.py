@@ -38,7 +38,8 @@ class Backfill(Database):
     def lacking(self, pipeline_id: int, where: str | None = None, limit: int | None = None) -> "array[int]":
         """Ids of the videos that lack an annotation by a pipeline, eight bytes each.
 
-        Left out are those whose latest version the fleet was asked for already, or that failed, or that expired.
+        Left out are those that are gone, and those whose latest version the fleet was asked for already, or that
+        failed, or that expired.
 
         Args:
             where: a condition on the columns of the view `archive`; None: of all.
@@ -139,12 +140,13 @@ def _lacking(pipeline_id: int, where: str | None) -> sa.Select[Any]:
     asked = annotations.c.queue_key.is_not(None)
     ended = annotations.c.status.in_(("done", "failed"))
     query = sa.select(videos).where(
+        videos.c.gone_at.is_(None),
         ~sa.exists().where(
             annotations.c.video_id == videos.c.id,
             annotations.c.version == videos.c.version,
             annotations.c.pipeline_id == pipeline_id,
             sa.or_(asked, ended),
-        )
+        ),
     )
     if where is None:
         return query

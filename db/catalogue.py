@@ -42,7 +42,8 @@ class Catalogue(Database):
         """Record that a video was seen, and return its id.
 
         Seeing the same version again adds facts and takes none away; a new version starts afresh, without a current
-        annotation. The uri must be valid Unicode, so a file name that is not must be quoted first.
+        annotation. Either way it is no longer gone. The uri must be valid Unicode, so a file name that is not must be
+        quoted first.
 
         Raises:
             Forgotten: nothing is to be taken in under this name.
@@ -257,6 +258,7 @@ def observed(connection: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> di
         "version": new.version,
         "size_bytes": new.size_bytes,
         "updated_at": new.updated_at,
+        "gone_at": None,
         "current_annotation_id": sa.case((same, videos.c.current_annotation_id), else_=None),
         **kept,
     }

@@ -55,12 +55,14 @@ class Fleet(Database):
     def asked_for(self, pipeline_id: int, versions: Mapping[str, str]) -> set[str]:
         """Those uris whose latest version, the one given, has been asked of this pipeline, whatever became of it.
 
-        What is kept out counts as asked for: there is nothing to do about it.
+        What is kept out counts as asked for: there is nothing to do about it. One that is marked as gone is left out:
+        if it is there again, submitting it says so.
         """
         query = (
             sa.select(videos.c.uri, videos.c.version)
             .join(annotations, annotations.c.video_id == videos.c.id)
             .where(annotations.c.pipeline_id == pipeline_id, annotations.c.version == videos.c.version)
+            .where(videos.c.gone_at.is_(None))
         )
         found: set[str] = set()
         with self.reading() as connection:
@@ -331,13 +333,13 @@ def ask(
 
 
 def _seen(connection: sa.Connection, sources: Sequence[Source]) -> dict[str, int]:
-    """Ids of videos by uri; those that are new or have changed are recorded, the others left alone."""
-    query = sa.select(videos.c.uri, videos.c.id, videos.c.version, videos.c.size_bytes)
+    """Ids of videos by uri; those that are new, have changed or are back are recorded, the others left alone."""
+    query = sa.select(videos.c.uri, videos.c.id, videos.c.version, videos.c.size_bytes, videos.c.gone_at)
     known = {row.uri: row for row in connection.execute(query.where(videos.c.uri.in_([s.uri for s in sources])))}
     rows = [
         {"uri": source.uri, "version": source.version, "size_bytes": source.size_bytes}
         for source in sorted(sources, key=attrgetter("uri"))  # in one order, lest two that submit wait for each other
-        if source.uri not in known or known[source.uri][2:] != (source.version, source.size_bytes)
+        if source.uri not in known or known[source.uri][2:] != (source.version, source.size_bytes, None)
     ]
     return {uri: row.id for uri, row in known.items()} | (observed(connection, rows) if rows else {})
 

@@ -33,6 +33,7 @@ class Video(MediaFacts):
     version: str
     size_bytes: int
     current_annotation_id: int | None  # what the views show
+    gone_at: datetime | None  # when it was found to be gone from there
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -317,6 +318,7 @@ class Status:
     """The database in figures."""
 
     videos: int
+    gone: int  # of these, no longer where they were
     annotations: dict[str, int]  # of the videos' latest versions, by status
     failures: dict[str, int]  # as the view `failures` shows them, by code
     annotated_seconds: float  # of the current annotations

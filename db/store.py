@@ -28,6 +28,7 @@ from db.fleet import Fleet
 from db.forgotten import gone
 from db.jobs import Jobs
 from db.leases import FREE, end_step
+from db.presence import Presence
 from db.retention import Retention
 from db.rows import Segment, Status, StepClaim, columns_of
 from db.statements import insert_rows
@@ -47,7 +48,7 @@ from db.tables import (
 _SEGMENT_COLUMNS = ("segment_index", *(field.name for field in fields(Segment)))
 
 
-class Store(Catalogue, Jobs, Fleet, Backfill, Erasing, Retention):
+class Store(Catalogue, Presence, Jobs, Fleet, Backfill, Erasing, Retention):
     """A database of moodreel's; see `Database` for arguments and errors."""
 
     def windows(self, annotation_id: int) -> list[tuple[Any, ...]]:
@@ -151,8 +152,12 @@ class Store(Catalogue, Jobs, Fleet, Backfill, Erasing, Retention):
         )
         by_code = sa.text("SELECT code, COUNT(*) FROM failures WHERE severity = 'failed' GROUP BY code")
         with self.reading() as connection:
+            n_videos, n_gone = connection.execute(
+                sa.select(sa.func.count(), sa.func.count(videos.c.gone_at)).select_from(videos)
+            ).one()
             return Status(
-                videos=connection.execute(sa.select(sa.func.count()).select_from(videos)).scalar_one(),
+                videos=n_videos,
+                gone=n_gone,
                 annotations=dict(connection.execute(by_status).all()),
                 failures=dict(connection.execute(by_code).all()),
                 annotated_seconds=connection.execute(seconds).scalar_one(),

@@ -55,6 +55,8 @@ class UtcDateTime(sa.types.TypeDecorator[datetime]):
 
 Key = sa.BigInteger().with_variant(sa.Integer, "sqlite")  # SQLite numbers only INTEGER PRIMARY KEY by itself
 
+_Uri = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")  # in the order of bytes, as SQLite has it anyway
+
 _Json = sa.JSON(none_as_null=True)
 
 metadata = sa.MetaData(
@@ -143,7 +145,7 @@ videos = sa.Table(
     "videos",
     metadata,
     sa.Column("id", Key, primary_key=True),
-    sa.Column("uri", sa.Text, nullable=False, unique=True, comment="where the video is"),
+    sa.Column("uri", _Uri, nullable=False, unique=True, comment="where the video is"),
     sa.Column("version", sa.Text, nullable=False, comment="latest version seen: size and mtime, VersionId or ETag"),
     sa.Column("size_bytes", sa.BigInteger, nullable=False),
     sa.Column("recorded_at", UtcDateTime, comment="when it was recorded"),
@@ -165,6 +167,7 @@ videos = sa.Table(
     ),
     sa.Column("created_at", UtcDateTime, nullable=False),
     sa.Column("updated_at", UtcDateTime, nullable=False),
+    sa.Column("gone_at", UtcDateTime, comment="when it was found to be gone from there; NULL: it is there"),
     *(_at_least("size_bytes"), _at_least("duration_seconds"), _at_least("width", 1), _at_least("height", 1)),
     sa.CheckConstraint("has_audio IN (FALSE, TRUE)", name="has_audio_known"),
     sa.CheckConstraint("has_video IN (FALSE, TRUE)", name="has_video_known"),

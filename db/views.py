@@ -24,7 +24,7 @@ VIEW_COLUMNS: dict[str, tuple[str, ...]] = {
     "archive": (
         *("video_id", "video", "version", "size_bytes", "first_seen_at", "recorded_at", "recorded_at_source"),
         *("container", "duration_seconds", "width", "height", "video_codec", "audio_codec", "has_audio", "has_video"),
-        *("annotated_at", "pipeline"),
+        *("gone_at", "annotated_at", "pipeline"),
     ),
     "annotation_changes": (
         *("video", "version", "before_pipeline_id", "after_pipeline_id", "before_completed_at", "after_completed_at"),
@@ -79,7 +79,7 @@ _ARCHIVE = """
            videos.recorded_at_source, videos.container,
            COALESCE(annotations.duration_seconds, videos.duration_seconds), videos.width, videos.height,
            videos.video_codec, videos.audio_codec, videos.has_audio, videos.has_video,
-           annotations.completed_at, pipelines.digest
+           videos.gone_at, annotations.completed_at, pipelines.digest
     FROM videos
     LEFT JOIN annotations ON annotations.id = videos.current_annotation_id
     LEFT JOIN pipelines ON pipelines.id = annotations.pipeline_id"""

@@ -17,8 +17,9 @@ from db.store import Store
 from scheduler.cli import EXIT_FAILED, EXIT_INTERRUPTED, stderr
 from scheduler.progress import bars
 from scheduler.render import complain
-from scheduler.sources import find
+from scheduler.sources import ANY, find
 from scheduler.summary import DONE, ELSEWHERE, FAILED, SKIPPED, Line, summarise
+from scheduler.wanted import Wanted
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class AnnotateOptions:
     label_map: str | None = None
     span_seconds: float = 600.0
     adapt: bool = True
+    wanted: Wanted = ANY
 
 
 def run(paths: Sequence[str], options: AnnotateOptions) -> int:
@@ -46,7 +48,7 @@ def run(paths: Sequence[str], options: AnnotateOptions) -> int:
         MoodreelError: a wrong option, or something without which no video can be annotated.
     """
     recipe = recipe_of(options)
-    found = list(find(paths))
+    found = list(find(paths, options.wanted))
     lines = [Line("", FAILED, error=item) for item in found if isinstance(item, MoodreelError)]
     for line in lines:
         _complain(stderr(), line)

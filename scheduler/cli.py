@@ -10,7 +10,8 @@ from db.errors import FAILURES, MoodreelError, NotInstalled
 from db.identity import printable
 from scheduler import cli_fleet, cli_keep
 from scheduler.cli_train import train
-from scheduler.options import adapt_option, db_option, json_option
+from scheduler.options import adapt_option, db_option, json_option, wanted_options
+from scheduler.wanted import Wanted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -96,6 +97,7 @@ def cli() -> None:
     show_default=True,
     help="Where the models run; auto takes a GPU if there is one.",
 )
+@wanted_options
 @json_option
 def annotate(
     paths: tuple[str, ...],
@@ -110,12 +112,15 @@ def annotate(
     label_map: str | None,
     device: str,
     as_json: bool,
+    wanted: Wanted,
 ) -> None:
     """Annotate videos and store their timelines.
 
-    PATH is a file, a folder (searched recursively for videos, going by their names) or a pattern like 'clips/*.mp4'. A
-    sound file named itself is annotated by voice alone. Videos that this pipeline has already annotated are skipped; a
-    changed file is annotated anew. Videos that another run holds at the moment count as not done.
+    PATH is a file, a folder (searched recursively for videos, going by their names), a pattern like 'clips/*.mp4', or
+    s3://BUCKET/KEY: that object, or all videos whose keys begin like this. --suffix and the options after it say which
+    videos of those that a search comes upon are meant; what is named itself is always taken. A sound file named itself
+    is annotated by voice alone. Videos that this pipeline has already annotated are skipped; a changed file is
+    annotated anew. Videos that another run holds at the moment count as not done.
 
     \b
     --fusion NAME is one of
@@ -130,7 +135,9 @@ def annotate(
     from scheduler.annotate import AnnotateOptions, run
 
     models = (preset, audio_model, video_model, label_map)
-    options = AnnotateOptions(db_url, window_seconds, hop_seconds, fusion_rule, device, as_json, *models, adapt=adapt)
+    options = AnnotateOptions(
+        db_url, window_seconds, hop_seconds, fusion_rule, device, as_json, *models, adapt=adapt, wanted=wanted
+    )
     sys.exit(run(paths, options))
 
 
@@ -182,7 +189,7 @@ def fuse(
 @db_option
 @json_option
 def timeline(uri: str, db_url: str, as_json: bool) -> None:
-    """Show the timeline of one video: a path as it was annotated, or its URI in the database."""
+    """Show the timeline of one video: a path as it was annotated, or its URI in the database, as s3://BUCKET/KEY."""
     from scheduler.show import show_timeline
 
     show_timeline(uri, db_url, as_json)

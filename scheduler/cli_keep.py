@@ -41,8 +41,8 @@ def backfill(
       --where "video IN (SELECT video FROM video_summary WHERE angry_share > 0.2)"
 
     The columns of archive: video (its URI), version, size_bytes, first_seen_at, recorded_at, recorded_at_source,
-    container, duration_seconds, width, height, video_codec, audio_codec, has_audio, has_video, and of the current
-    result annotated_at and pipeline (its digest).
+    container, duration_seconds, width, height, video_codec, audio_codec, has_audio, has_video, gone_at, and of the
+    current result annotated_at and pipeline (its digest). Videos that are gone are left out anyway.
     """
     from scheduler.backfill import run
 

@@ -17,7 +17,8 @@ from scheduler.cli import EXIT_FAILED, print_json, stderr
 from scheduler.progress import bars
 from scheduler.render import complain
 from scheduler.show import open_existing
-from scheduler.sources import find
+from scheduler.sources import ANY, find
+from scheduler.wanted import Wanted
 
 SOURCES_AT_ONCE = 500
 POLL_SECONDS = 2.0
@@ -25,7 +26,16 @@ POLL_SECONDS = 2.0
 _T = TypeVar("_T")
 
 
-def run(paths: Sequence[str], db_url: str, pipeline: str | None, priority: int, *, wait: bool, as_json: bool) -> int:
+def run(
+    paths: Sequence[str],
+    db_url: str,
+    pipeline: str | None,
+    priority: int,
+    *,
+    wait: bool,
+    as_json: bool,
+    wanted: Wanted = ANY,
+) -> int:
     """Submit and print what became of it; returns the exit status.
 
     Raises:
@@ -39,7 +49,7 @@ def run(paths: Sequence[str], db_url: str, pipeline: str | None, priority: int, 
         chosen = store.pipeline_named(pipeline)
         subject = {"pipeline": chosen.digest, "priority": priority}
         with store.audited(actor(), "submit", subject) as counts:
-            for some in batches(find(paths)):
+            for some in batches(find(paths, wanted)):
                 sources = [item for item in some if isinstance(item, Source)]
                 for error in (item for item in some if isinstance(item, MoodreelError)):
                     errors.append(error)

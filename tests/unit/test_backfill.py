@@ -44,6 +44,8 @@ def test_whatever_the_pipeline_has_not_annotated_is_missing(store):
     store.observe("never.mp4", "1", 10)
     annotated(store, "changed.mp4", version="1", digest="new")
     store.observe("changed.mp4", "2", 10)
+    store.observe("gone.mp4", "1", 10)
+    store.mark_gone(["gone.mp4"])
     requested(store, "begun here.mp4", digest="new")  # by `moodreel annotate`, which was interrupted
     assert lacking(store) == ["old.mp4", "never.mp4", "changed.mp4", "begun here.mp4"]
     assert lacking(store, limit=2) == ["old.mp4", "never.mp4"]

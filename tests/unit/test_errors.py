@@ -18,7 +18,7 @@ CLASSES = {
 PERMANENT = {
     *("path_missing", "no_videos", "empty_file", "not_media", "image_not_video", "no_streams", "truncated"),
     *("undecodable", "corrupt_stretch", "database_newer", "bad_option"),
-    *("cancelled", "pipeline_unknown", "untrainable", "expired", "forgotten"),
+    *("cancelled", "pipeline_unknown", "untrainable", "expired", "forgotten", "object_archived"),
 }
 
 

@@ -1,0 +1,472 @@
+"""Buckets on a real server over HTTP: searched for videos, and watched by listings and by events."""
+
+import json
+import logging
+import random
+import resource
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from db.identity import ObjectName, Source
+from db.store import Store
+from scheduler import buckets as watching
+from scheduler.buckets import BucketWatcher
+from scheduler.ingest import EventQueue, Ingest
+from scheduler.sources import find
+from scheduler.wanted import Wanted, moment_of
+from tests.fleet import rows
+from tests.servers import ObjectStore
+from tests.unit.test_ingest import ODD_KEYS, TEST_EVENT, direct, through_sns
+from worker import objects
+
+BUCKET = "archive"
+PLACE = ObjectName(BUCKET, "in/")
+
+
+class Bucket:
+    """A bucket with a queue that its events go to, if they do."""
+
+    def __init__(self, server: ObjectStore) -> None:
+        self.server, self.s3, self.sqs = server, server.client("s3"), server.client("sqs")
+        self.s3.create_bucket(Bucket=BUCKET)
+
+    def put(self, key: str, body: bytes = b"video", **options: str) -> str:
+        """The object's version."""
+        return self.s3.put_object(Bucket=BUCKET, Key=key, Body=body, **options)["ETag"].strip('"')
+
+    def delete(self, key: str) -> None:
+        self.s3.delete_object(Bucket=BUCKET, Key=key)
+
+    def queue(self, *, notified: bool = False) -> str:
+        """The URL of a queue, which hides messages for a second only."""
+        url = self.sqs.create_queue(QueueName="events", Attributes={"VisibilityTimeout": "1"})["QueueUrl"]
+        if notified:
+            arn = self.sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+            told = {"QueueArn": arn, "Events": ["s3:ObjectCreated:*", "s3:ObjectRemoved:*"]}
+            self.s3.put_bucket_notification_configuration(
+                Bucket=BUCKET, NotificationConfiguration={"QueueConfigurations": [told]}
+            )
+        return url
+
+    def send(self, url: str, *bodies: str) -> None:
+        for body in bodies:
+            self.sqs.send_message(QueueUrl=url, MessageBody=body)
+
+
+@pytest.fixture
+def bucket(object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> Bucket:
+    monkeypatch.setattr("scheduler.ingest.WAIT_SECONDS", 0)
+    return Bucket(object_store)
+
+
+def found(*places: str, **wanted) -> list[str]:
+    """Keys of what is found, and codes of what is wrong."""
+    items = find([f"s3://{BUCKET}/{place}" for place in places], Wanted(**wanted))
+    return [ObjectName.of(item.uri).key if isinstance(item, Source) else item.code for item in items]
+
+
+# --- searching --------------------------------------------------------------------------------------------------------
+
+
+def test_objects_are_found_with_their_versions(bucket):
+    etag = bucket.put("in/a.mp4")
+    (source,) = find([f"s3://{BUCKET}"])
+    assert (source.uri, source.version, source.size_bytes) == (f"s3://{BUCKET}/in/a.mp4", etag, 5)
+    assert abs(source.modified_at_seconds - time.time()) < 60
+
+
+def test_a_place_is_an_object_or_how_keys_begin(bucket):
+    for key in ("in/a", "in/a.mp4", "in/ab.mp4", "in/a/b.mp4", "in/a.txt", "in/folder/", "in/.hidden.mp4", "in/.x/c.mp4"):
+        bucket.put(key)
+    everything = ["in/a.mp4", "in/a/b.mp4", "in/ab.mp4"]
+    assert found("") == found("in") == found("in/") == everything
+    assert found("in/a.") == ["in/a.mp4"]
+    assert found("in/a") == ["in/a"]  # the object itself, whatever its name
+    assert found("in/a.txt") == ["in/a.txt"]
+    assert found("in/.hidden.mp4") == ["in/.hidden.mp4"]
+    assert found("in/.x/") == ["in/.x/c.mp4"]
+
+
+def test_places_may_overlap(bucket):
+    for key in ("in/a.mp4", "in/b/c.mp4", "in/d.txt"):
+        bucket.put(key)
+    assert found("in/", "in/b/", "in/a.mp4", "") == ["in/a.mp4", "in/b/c.mp4"]
+    assert found("in/d.txt", "in/a.mp4", "in/", "in/d.txt") == ["in/d.txt", "in/a.mp4", "in/b/c.mp4"]
+
+
+@pytest.mark.parametrize("key", [f"in/{key}" for key in ODD_KEYS])
+def test_odd_keys(bucket, key):
+    bucket.put(key)
+    assert found("in/") == found(key) == [key]
+
+
+def test_what_is_wanted_of_a_bucket(bucket):
+    for key, size in (("a.mp4", 10), ("b.MKV", 2000), ("c.txt", 2000)):
+        bucket.put(key, b"x" * size)
+    assert found("", suffixes=frozenset({".mkv", ".txt"})) == ["b.MKV", "c.txt"]
+    assert found("", min_bytes=11) == ["b.MKV"]
+    assert found("", newer_than=moment_of("1h"), max_bytes=10) == ["a.mp4"]
+    assert found("", older_than=moment_of("1h")) == ["no_videos"]
+    assert found("c.txt", min_bytes=10_000) == ["c.txt"]
+
+
+def test_what_is_archived_is_told_of_once_for_each_place(bucket):
+    for key, tier in (("a", "GLACIER"), ("b", "DEEP_ARCHIVE"), ("c", "STANDARD"), ("d", "GLACIER_IR")):
+        bucket.put(f"{key}.mp4", StorageClass=tier)
+    *sources, error = find([f"s3://{BUCKET}"])
+    assert [source.uri[-5] for source in sources] == ["c", "d"]
+    assert error.code == "object_archived"
+    assert str(error) == "s3://archive/a.mp4: lies in an archive tier, and so do 1 others in this place"
+
+
+def test_what_is_not_there_is_told_of(bucket):
+    bucket.put("in/a.txt")
+    assert found("gone.mp4") == ["path_missing"]
+    assert found("in/") == ["no_videos"]
+    (error,) = find(["s3://no-such-bucket/x"])
+    assert (error.code, str(error)) == ("bucket_missing", "s3://no-such-bucket: there is no such bucket")
+    (error,) = find(["s3://Not A Bucket"])
+    assert error.code == "not_readable"
+
+
+def test_without_credentials(bucket, monkeypatch):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    (error,) = find([f"s3://{BUCKET}"])
+    assert error.code == "credentials_rejected"
+
+
+def test_out_of_reach(bucket, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setattr(objects, "MAX_ATTEMPTS", 1)
+    (error,) = find([f"s3://{BUCKET}"])
+    assert error.code == "source_unreachable"
+    assert "127.0.0.1:9" in str(error)
+
+
+@contextmanager
+def store_that_answers(*, status: int = 200, code: str = "", n_keys: int = 0) -> Iterator[ThreadingHTTPServer]:
+    """A store that refuses every listing for one reason; or that has so many keys, a thousand on each page."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            query = parse_qs(urlsplit(self.path).query)
+            self.server.payers.append(self.headers["x-amz-request-payer"])
+            first = int(query.get("continuation-token", ["0"])[0])
+            keys = range(first, min(first + 1000, n_keys))
+            more = f"<NextContinuationToken>{keys.stop}</NextContinuationToken>" if keys.stop < n_keys else ""
+            body = f"<Error><Code>{code}</Code><Message>so it is</Message></Error>" if code else (
+                f"<ListBucketResult><IsTruncated>{str(bool(more)).lower()}</IsTruncated>{more}"
+                + "".join(
+                    f"<Contents><Key>in/{n:07}.mp4</Key><LastModified>2026-01-01T00:00:00.000Z</LastModified>"
+                    f"<ETag>&quot;{n:032}&quot;</ETag><Size>1000</Size><StorageClass>STANDARD</StorageClass></Contents>"
+                    for n in keys
+                )
+                + "</ListBucketResult>"
+            )
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.payers = []
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def lead_to(monkeypatch: pytest.MonkeyPatch, server: ThreadingHTTPServer) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+    objects.client.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "ours"),
+    [
+        (403, "AccessDenied", "access_denied"),
+        (404, "NoSuchBucket", "bucket_missing"),
+        *((403, code, "credentials_rejected") for code in ("InvalidAccessKeyId", "SignatureDoesNotMatch")),
+        (400, "ExpiredToken", "credentials_rejected"),
+        (503, "SlowDown", "source_slow_down"),
+        (500, "InternalError", "source_unreachable"),
+    ],
+)
+def test_what_a_store_refuses(object_store, monkeypatch, status, code, ours):
+    monkeypatch.setattr(objects, "MAX_ATTEMPTS", 1)
+    with store_that_answers(status=status, code=code) as server:
+        lead_to(monkeypatch, server)
+        (error,) = find(["s3://archive/in/"])
+    assert error.code == ours
+    assert "s3://archive" in str(error)
+
+
+def test_who_asks_pays_if_told_to(object_store, monkeypatch):
+    monkeypatch.setenv("MOODREEL_S3_REQUEST_PAYER", "requester")
+    with store_that_answers(n_keys=1) as server:
+        lead_to(monkeypatch, server)
+        assert found("in/") == ["in/0000000.mp4"]
+        assert server.payers == ["requester"]
+
+
+def test_a_long_listing_takes_constant_memory(object_store, monkeypatch):
+    with store_that_answers(n_keys=100_000) as server:
+        lead_to(monkeypatch, server)
+        used_bytes = {n: resident_bytes() for n, _ in enumerate(find(["s3://archive/in/"]), 1) if n % 10_000 == 0}
+    assert max(used_bytes) == 100_000
+    assert max(used_bytes.values()) - used_bytes[10_000] < 3 << 20  # of which a set of hashes alone would take more
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+# --- watching ---------------------------------------------------------------------------------------------------------
+
+
+def watcher(store: Store, *places: ObjectName, **wanted) -> BucketWatcher:
+    store.name_pipeline("compact", store.register_pipeline("d" * 8, "w", "compact", {}), {})
+    return BucketWatcher(store, places or (PLACE,), None, 5, Wanted(**wanted))
+
+
+def known(store: Store) -> dict[str, tuple[str, bool]]:
+    """Version of each video, and whether it is gone, by key."""
+    query = "SELECT uri, version, gone_at IS NOT NULL FROM videos ORDER BY uri"
+    return {ObjectName.of(uri).key: (version, bool(gone)) for uri, version, gone in rows(store, query)}
+
+
+def versions(store: Store) -> list[tuple[str, str]]:
+    """Key and version of each annotation."""
+    query = "SELECT v.uri, a.version FROM annotations a JOIN videos v ON v.id = a.video_id ORDER BY a.id"
+    return [(ObjectName.of(uri).key, version) for uri, version in rows(store, query)]
+
+
+def test_listings_find_what_is_new_and_changed_and_gone(bucket, store):
+    watched = watcher(store)
+    one, two, _ = (bucket.put(key, key.encode()) for key in ("in/a.mp4", "in/b.mp4", "out/c.mp4"))
+    assert [watched.reconcile() for _ in range(2)] == [True, True]
+    assert known(store) == {"in/a.mp4": (one, False), "in/b.mp4": (two, False)}
+    (due, _) = store.take_due(10, 60.0)
+    assert due.priority == 5
+    changed = bucket.put("in/a.mp4", b"another")
+    bucket.delete("in/b.mp4")
+    watched.reconcile()
+    assert known(store) == {"in/a.mp4": (changed, False), "in/b.mp4": (two, True)}
+    bucket.put("in/b.mp4", b"in/b.mp4")
+    watched.reconcile()
+    assert known(store)["in/b.mp4"] == (two, False)
+    assert versions(store) == [("in/a.mp4", one), ("in/b.mp4", two), ("in/a.mp4", changed)]
+
+
+def test_gone_is_only_what_the_store_does_not_have(bucket, store, monkeypatch):
+    """However the listing and the database differ: filters, other places, a listing that breaks off or lacks something."""
+    store.observe(f"s3://{BUCKET}/in/late.mp4", bucket.put("in/late.mp4"), 5)
+    store.observe(f"s3://{BUCKET}/in/small.mp4", bucket.put("in/small.mp4", b"x"), 1)
+    store.observe(f"s3://{BUCKET}/other/x.mp4", "1", 5)
+    store.observe("/local/in/x.mp4", "1", 5)
+    sound = watching.listed
+
+    def lacking(place: ObjectName):
+        return (found for found in sound(place) if not found.name.key.endswith("late.mp4"))
+
+    monkeypatch.setattr(watching, "listed", lacking)
+    watched = watcher(store, min_bytes=2)
+    assert watched.reconcile()
+    assert store.status().gone == 0
+    store.observe(f"s3://{BUCKET}/in/really.mp4", "1", 5)
+    watched.reconcile()
+    assert [key for key, (_, gone) in known_objects(store).items() if gone] == ["in/really.mp4"]
+
+
+def known_objects(store: Store) -> dict[str, tuple[str, bool]]:
+    query = "SELECT uri, version, gone_at IS NOT NULL FROM videos WHERE uri LIKE 's3://%' ORDER BY uri"
+    return {ObjectName.of(uri).key: (version, bool(gone)) for uri, version, gone in rows(store, query)}
+
+
+def test_a_bucket_that_cannot_be_listed_means_nothing_and_is_told_of_once(bucket, store, caplog):
+    bucket.put("in/a.mp4")
+    watched = watcher(store, ObjectName("missing", ""), PLACE)
+    caplog.set_level(logging.WARNING)
+    assert [watched.reconcile() for _ in range(2)] == [False, False]
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert told == "bucket_missing: s3://missing: there is no such bucket; what is in the database stays"
+    assert list(known(store)) == ["in/a.mp4"]
+    bucket.delete("in/a.mp4")
+    bucket.s3.delete_bucket(Bucket=BUCKET)
+    watched.reconcile()
+    assert store.status().gone == 0
+
+
+def test_what_failed_or_was_cancelled_stays_so(bucket, store):
+    bucket.put("in/a.mp4")
+    watcher(store).reconcile()
+    store.cancel()
+    watcher(store).reconcile()
+    assert store.status().annotations == {"failed": 1}
+
+
+def test_archived_objects_are_left_out_until_they_are_restored(bucket, store, caplog):
+    bucket.put("in/a.mp4", StorageClass="GLACIER")
+    watched = watcher(store)
+    caplog.set_level(logging.WARNING)
+    watched.reconcile()
+    watched.reconcile()
+    assert known(store) == {}
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert "1 objects lie in an archive tier" in told
+    assert watched.settle({ObjectName(BUCKET, "in/a.mp4")}) == {}
+    assert known(store) == {}
+    bucket.s3.restore_object(Bucket=BUCKET, Key="in/a.mp4", RestoreRequest={"Days": 1})
+    bucket.s3.head_object(Bucket=BUCKET, Key="in/a.mp4")  # which ends it, on this server
+    watched.settle({ObjectName(BUCKET, "in/a.mp4")})
+    assert list(known(store)) == ["in/a.mp4"]
+
+
+def drain(bucket: Bucket, url: str, ingest: Ingest) -> None:
+    """Take messages until the queue is empty, hidden ones included."""
+    names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
+    until = time.monotonic() + 60.0
+    while any(map(int, bucket.sqs.get_queue_attributes(QueueUrl=url, AttributeNames=names)["Attributes"].values())):
+        assert time.monotonic() < until, "messages are left"
+        ingest.take()
+
+
+def test_events_of_200_objects_doubled_and_out_of_order(bucket, store):
+    """With changes and deletions in between, and two schedulers that take them at once."""
+    url = bucket.queue()
+    keys = [f"in/{n:03} + ü.mp4" for n in range(200)]
+    events = [TEST_EVENT, through_sns(TEST_EVENT)]
+    there: dict[str, str] = {}
+    for n, key in enumerate(keys):
+        there[key] = bucket.put(key, key.encode())
+        events += [direct(key), through_sns(direct(key))]
+        if n % 5 == 0:
+            there[key] = bucket.put(key, b"changed " + key.encode())
+            events.append(direct(key, keys[0]))
+        if n % 7 == 0:
+            bucket.delete(key)
+            del there[key]
+            events += [direct(key)] * 2
+    random.Random(7).shuffle(events)
+    for start in range(0, len(events), 10):
+        entries = [{"Id": str(n), "MessageBody": body} for n, body in enumerate(events[start : start + 10])]
+        bucket.sqs.send_message_batch(QueueUrl=url, Entries=entries)
+    ingests = [Ingest(EventQueue(url), watcher(store)) for _ in range(2)]
+    threads = [threading.Thread(target=drain, args=(bucket, url, ingest)) for ingest in ingests]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert known(store) == {key: (etag, False) for key, etag in there.items()}
+    assert sorted(versions(store)) == sorted(there.items())
+
+
+def test_a_life_by_events(bucket, store):
+    url = bucket.queue(notified=True)
+    ingest = Ingest(EventQueue(url), watcher(store))
+    drain(bucket, url, ingest)
+    one = bucket.put("in/a.mp4", b"one")
+    bucket.put("out/a.mp4")
+    bucket.put("in/a.txt")
+    drain(bucket, url, ingest)
+    assert known(store) == {"in/a.mp4": (one, False)}
+    bucket.delete("in/a.mp4")
+    drain(bucket, url, ingest)
+    assert known(store) == {"in/a.mp4": (one, True)}
+    two = bucket.put("in/a.mp4", b"two")
+    drain(bucket, url, ingest)
+    assert known(store) == {"in/a.mp4": (two, False)}
+    bucket.put("in/a.mp4", b"one")
+    drain(bucket, url, ingest)
+    assert known(store) == {"in/a.mp4": (one, False)}
+    assert versions(store) == [("in/a.mp4", one), ("in/a.mp4", two)]
+
+
+@pytest.mark.parametrize("key", [f"in/{key}" for key in ODD_KEYS])
+def test_odd_keys_by_events(bucket, store, key):
+    url = bucket.queue(notified=True)
+    etag = bucket.put(key)
+    drain(bucket, url, Ingest(EventQueue(url), watcher(store)))
+    assert known(store) == {key: (etag, False)}
+
+
+def test_a_late_look_of_one_scheduler_does_not_outlast_the_truth(bucket, store, monkeypatch):
+    """One that has looked is held up; meanwhile the object is replaced, or put back, and another one stores that."""
+    key = "in/a.mp4"
+    name = ObjectName(BUCKET, key)
+    sound = watching.look_at
+
+    def settle_late(change) -> None:
+        looks = []
+
+        def late(looked: ObjectName):
+            seen = sound(looked)
+            looks.append(seen)
+            if len(looks) == 1:
+                monkeypatch.setattr(watching, "look_at", sound)
+                change()
+                watcher(store).settle({name})
+                monkeypatch.setattr(watching, "look_at", late)
+            return seen
+
+        monkeypatch.setattr(watching, "look_at", late)
+        watcher(store).settle({name})
+        monkeypatch.setattr(watching, "look_at", sound)
+
+    bucket.put(key, b"one")
+    settle_late(lambda: bucket.put(key, b"two"))
+    two = bucket.put(key, b"two")
+    assert known(store) == {key: (two, False)}
+    bucket.delete(key)
+    settle_late(lambda: bucket.put(key, b"two"))
+    assert known(store) == {key: (two, False)}
+    settle_late(lambda: bucket.delete(key))
+    assert known(store) == {key: (two, True)}
+
+
+def test_two_listings_at_once_make_one_annotation_of_each_version(bucket, store):
+    for n in range(50):
+        bucket.put(f"in/{n}.mp4", str(n).encode())
+    watchers = [watcher(store) for _ in range(2)]
+    threads = [threading.Thread(target=one.reconcile) for one in watchers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(known(store)) == len(versions(store)) == 50
+
+
+def test_a_message_whose_object_may_not_be_looked_at_stays(bucket, store, monkeypatch):
+    url = bucket.queue()
+    bucket.send(url, direct("in/a.mp4"), "poison")
+    with store_that_answers(status=403, code="AccessDenied") as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{server.server_port}")
+        objects.client.cache_clear()
+        assert Ingest(EventQueue(url), watcher(store)).take() == 0
+    time.sleep(1.1)
+    left = bucket.sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10)["Messages"]
+    assert sorted(message["Body"] for message in left) == sorted([direct("in/a.mp4"), "poison"])
+
+
+def test_a_queue_that_is_not_there(bucket, store):
+    url = bucket.queue() + "-none"
+    with pytest.raises(Exception, match="there is no such queue") as caught:
+        Ingest(EventQueue(url), watcher(store)).take()
+    assert caught.value.code == "bad_option"
+    assert json.loads(TEST_EVENT)["Event"] == "s3:TestEvent"
