@@ -12,6 +12,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from db.fleet import lies_below
 from db.forgotten import hash_of, key_of
 from db.identity import spellings
 from db.rows import AuditEntry, columns_of
@@ -113,5 +114,5 @@ def _now(connection: sa.Connection) -> datetime:
 def _is_folder(connection: sa.Connection, uri: str) -> bool:
     if connection.execute(sa.select(videos.c.id).where(videos.c.uri == uri)).first() is not None:
         return False
-    below = (sa.func.substr(videos.c.uri, 1, len(prefix)) == prefix for prefix in spellings(uri + "/"))
+    below = (lies_below(prefix) for prefix in spellings(uri + "/"))
     return connection.execute(sa.select(videos.c.id).where(sa.or_(*below)).limit(1)).first() is not None
