@@ -19,6 +19,7 @@ from db.statements import upsert
 from db.tables import annotations, forgotten_names, forgotten_prefixes, metadata, spans, videos, windows
 
 VIDEOS_AT_ONCE = 20  # an hour of each is some 150,000 rows
+_PATIENCE_MILLISECONDS = 500  # with those who read while SQLite's log is emptied
 _TRIES = 3  # at some videos that others work on
 
 # Whatever belongs to an annotation, of whichever table: spans first, since these are what everybody locks first.
@@ -116,8 +117,11 @@ class Erasing(Audit):
         if self.engine.dialect.name != "sqlite":
             return
         connection = self.engine.raw_connection()
+        connection.detach()  # from the pool, since it is a less patient one from here on
         try:
-            connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            cursor = connection.cursor()
+            cursor.execute(f"PRAGMA busy_timeout = {_PATIENCE_MILLISECONDS}")
+            cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         finally:
             connection.close()
 
