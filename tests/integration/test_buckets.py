@@ -365,8 +365,13 @@ def drain(bucket: Bucket, url: str, ingest: Ingest) -> None:
         ingest.take()
 
 
-def test_events_of_200_objects_doubled_and_out_of_order(bucket, store):
+def test_events_of_200_objects_doubled_and_out_of_order(bucket, postgresql_url):
     """With changes and deletions in between, and two schedulers that take them at once."""
+    with Store(postgresql_url) as store:
+        follow_200_objects(bucket, store)
+
+
+def follow_200_objects(bucket: Bucket, store: Store) -> None:
     url = bucket.queue()
     keys = [f"in/{n:03} + ü.mp4" for n in range(200)]
     events = [TEST_EVENT, through_sns(TEST_EVENT)]
