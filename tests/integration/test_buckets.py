@@ -164,13 +164,20 @@ def test_out_of_reach(bucket, monkeypatch):
 
 @contextmanager
 def store_that_answers(*, status: int = 200, code: str = "", n_keys: int = 0) -> Iterator[ThreadingHTTPServer]:
-    """A store that refuses every listing for one reason; or that has so many keys, a thousand on each page."""
+    """A store that refuses every listing for one reason; or that has so many keys, a thousand on each page.
+
+    Nothing but listings is allowed.
+    """
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
-            query = parse_qs(urlsplit(self.path).query)
+            url = urlsplit(self.path)
+            query = parse_qs(url.query)
+            if url.path.count("/") > 1:
+                self.refuse()
+                return
             self.server.payers.append(self.headers["x-amz-request-payer"])
             first = int(query.get("continuation-token", ["0"])[0])
             keys = range(first, min(first + 1000, n_keys))
@@ -192,6 +199,14 @@ def store_that_answers(*, status: int = 200, code: str = "", n_keys: int = 0) ->
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body.encode())
+
+        def do_HEAD(self) -> None:
+            self.refuse()
+
+        def refuse(self) -> None:
+            self.send_response(403)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
 
         def log_message(self, *_: object) -> None:
             pass
@@ -488,6 +503,18 @@ def test_a_message_whose_object_may_not_be_looked_at_stays(bucket, quick_store, 
     time.sleep(1.1)
     left = bucket.sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10)["Messages"]
     assert sorted(message["Body"] for message in left) == sorted([direct("in/a.mp4"), "poison"])
+
+
+def test_who_may_not_see_what_is_missing_learns_it_from_a_listing(object_store, quick_store, monkeypatch):
+    """Where s3:ListBucket is allowed below a prefix only, S3 denies what is not there as it denies the rest."""
+    quick_store.observe("s3://archive/in/0000000.mp4", "1", 5)
+    quick_store.observe("s3://archive/in/gone.mp4", "1", 5)
+    there, gone = (ObjectName(BUCKET, f"in/{key}.mp4") for key in ("0000000", "gone"))
+    with store_that_answers(n_keys=3) as server:
+        lead_to(monkeypatch, server)
+        (refused,) = watcher(quick_store).settle({there, gone}).items()
+    assert (refused[0], refused[1].code) == (there, "access_denied")
+    assert known(quick_store) == {"in/0000000.mp4": ("1", False), "in/gone.mp4": ("1", True)}
 
 
 def test_a_queue_that_is_not_there(bucket, quick_store):
