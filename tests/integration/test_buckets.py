@@ -5,10 +5,13 @@ import random
 import resource
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cache, partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -34,7 +37,7 @@ class Bucket:
     """A bucket with a queue that its events go to, if they do."""
 
     def __init__(self, server: ObjectStore) -> None:
-        self.server, self.s3, self.sqs = server, server.client("s3"), server.client("sqs")
+        self.s3, self.sqs = clients(server)
         self.s3.create_bucket(Bucket=BUCKET)
 
     def put(self, key: str, body: bytes = b"video", **options: str) -> str:
@@ -59,6 +62,12 @@ class Bucket:
     def send(self, url: str, *bodies: str) -> None:
         for body in bodies:
             self.sqs.send_message(QueueUrl=url, MessageBody=body)
+
+
+@cache
+def clients(server: ObjectStore) -> tuple[Any, Any]:
+    """Of S3 and SQS; making them takes a while."""
+    return server.client("s3"), server.client("sqs")
 
 
 @pytest.fixture
@@ -387,32 +396,38 @@ def test_events_of_200_objects_doubled_and_out_of_order(bucket, postgresql_url):
 
 
 def follow_200_objects(bucket: Bucket, store: Store) -> None:
-    url = bucket.queue()
-    keys = [f"in/{n:03} + ü.mp4" for n in range(200)]
-    events = [TEST_EVENT, through_sns(TEST_EVENT)]
+    told: list[str] = []  # keys, as often as something is told of them
     there: dict[str, str] = {}
-    for n, key in enumerate(keys):
+    for n in range(200):
+        key = f"in/{n:03} + ü.mp4"
         there[key] = bucket.put(key, key.encode())
-        events += [direct(key), through_sns(direct(key))]
         if n % 5 == 0:
             there[key] = bucket.put(key, b"changed " + key.encode())
-            events.append(direct(key, keys[0]))
+            told.append(key)
         if n % 7 == 0:
             bucket.delete(key)
             del there[key]
-            events += [direct(key)] * 2
-    random.Random(7).shuffle(events)
+            told.append(key)
+        told += [key, key]
+    shuffle = random.Random(7).shuffle
+    shuffle(told)
+    events = [direct(*told[start : start + 4]) for start in range(0, len(told), 4)]
+    events += [TEST_EVENT, through_sns(TEST_EVENT), *map(through_sns, events[::4]), *events[::3]]
+    shuffle(events)
+    url = bucket.queue()
     for start in range(0, len(events), 10):
         entries = [{"Id": str(n), "MessageBody": body} for n, body in enumerate(events[start : start + 10])]
         bucket.sqs.send_message_batch(QueueUrl=url, Entries=entries)
-    ingests = [Ingest(EventQueue(url), watcher(store)) for _ in range(2)]
-    threads = [threading.Thread(target=drain, args=(bucket, url, ingest)) for ingest in ingests]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    together(*(partial(drain, bucket, url, Ingest(EventQueue(url), watcher(store))) for _ in range(2)))
     assert known(store) == {key: (etag, False) for key, etag in there.items()}
     assert sorted(versions(store)) == sorted(there.items())
+
+
+def together(*jobs: Callable[[], object]) -> None:
+    """Do all of these at once, and raise what one of them raises."""
+    with ThreadPoolExecutor(len(jobs)) as pool:
+        for job in [pool.submit(job) for job in jobs]:
+            job.result()
 
 
 def test_a_life_by_events(bucket, quick_store):
@@ -484,12 +499,7 @@ def test_a_late_look_of_one_scheduler_does_not_outlast_the_truth(bucket, store, 
 def test_two_listings_at_once_make_one_annotation_of_each_version(bucket, store):
     for n in range(50):
         bucket.put(f"in/{n}.mp4", str(n).encode())
-    watchers = [watcher(store) for _ in range(2)]
-    threads = [threading.Thread(target=one.reconcile) for one in watchers]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    together(*(watcher(store).reconcile for _ in range(2)))
     assert len(known(store)) == len(versions(store)) == 50
 
 
