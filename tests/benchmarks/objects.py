@@ -37,6 +37,7 @@ LATENCY_SECONDS = 0.02
 NAME = ObjectName("archive", "large")
 DRAIN = """
 import sys
+from worker.decoder_open import BUFFER_BYTES, LentFile
 print("ready", flush=True)
 sys.stdin.read(1)
 file = LentFile(int(sys.argv[1]))
@@ -55,6 +56,7 @@ def stream_seconds(source: Source) -> float:
             started = time.perf_counter()
             child.communicate(b"\n")
             taken = time.perf_counter() - started
+        assert child.returncode == 0
         loan.check()
         return taken
 
