@@ -95,28 +95,33 @@ class Catalogue(Database):
     def finished(self, digest: str, versions: Mapping[str, str]) -> set[str]:
         """Those uris whose latest version, the one given, this pipeline has already annotated.
 
-        Each of them becomes current again if another pipeline's annotation was; unless its results were erased
-        because of their age. A uri whose given version is not the one last observed is left out.
+        Each of them is no longer gone, and becomes current again if another pipeline's annotation was; unless its results
+        were erased because of their age. A uri whose given version is not the one last observed is left out.
         """
         found: set[str] = set()
         moved: list[int] = []
+        back: list[str] = []
         with self.reading() as connection:
-            for uri, version, annotation_id, status, current_id in self._done(connection, digest, versions):
+            for uri, version, annotation_id, status, current_id, gone_at in self._done(connection, digest, versions):
                 if versions[uri] == version:
                     found.add(uri)
                     moved += [annotation_id] if status == "done" and annotation_id != current_id else []
-        if moved:
+                    back += [uri] if gone_at else []
+        if moved or back:
             with self.writing() as connection:
                 for annotation_id in moved:
                     make_current(connection, annotation_id)
+                for uri in back:
+                    connection.execute(sa.update(videos).where(videos.c.uri == uri).values(gone_at=None))
         return found
 
     def _done(
         self, connection: sa.Connection, digest: str, versions: Mapping[str, str]
-    ) -> Iterator[tuple[str, str, int, str, int | None]]:
+    ) -> Iterator[tuple[str, str, int, str, int | None, datetime | None]]:
         annotation = annotations.c.id, annotations.c.status
+        current = videos.c.current_annotation_id, videos.c.gone_at
         query = (
-            sa.select(videos.c.uri, videos.c.version, *annotation, videos.c.current_annotation_id)
+            sa.select(videos.c.uri, videos.c.version, *annotation, *current)
             .join(annotations, annotations.c.video_id == videos.c.id)
             .join(pipelines, pipelines.c.id == annotations.c.pipeline_id)
             .where(

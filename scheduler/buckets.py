@@ -180,8 +180,12 @@ def _look(names: Collection[ObjectName]) -> dict[ObjectName, Found | MoodreelErr
         except MoodreelError as error:
             return error
 
-    with ThreadPool(min(LOOKS_AT_ONCE, len(names))) as pool:
-        return dict(zip(names, pool.map(look, names), strict=True))
+    first, *rest = names
+    found = {first: look(first)}  # alone, since it may have to make the client that all of them share
+    if rest:
+        with ThreadPool(min(LOOKS_AT_ONCE, len(rest))) as pool:
+            found |= zip(rest, pool.map(look, rest), strict=True)
+    return found
 
 
 def _named(uris: Iterable[str]) -> set[ObjectName]:

@@ -44,6 +44,7 @@ Many machines, with PostgreSQL (MOODREEL_DB) and Redis (MOODREEL_BROKER):
   moodreel watch incoming/                   the scheduler: finds videos, hands them out
   moodreel work                              a worker; as many as there are machines
   moodreel submit archive/                   put videos into the queue
+  moodreel submit s3://archive/2026/         the same, of a bucket: all whose keys begin like this
   moodreel status --live                     how fast it goes, and how long it will take
   moodreel retry --code decoder_timeout      put failed videos back into the queue
 

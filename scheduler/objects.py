@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from db.errors import MoodreelError, NoVideos, ObjectArchived, PathMissing
+from db.errors import AccessDenied, MoodreelError, NoVideos, ObjectArchived, PathMissing
 from db.identity import ObjectName, Source, printable
 from scheduler.wanted import Wanted
 
@@ -60,6 +60,11 @@ def look_at(name: ObjectName) -> Found | None:
     try:
         said = head(name)
     except PathMissing:
+        return None
+    except AccessDenied:
+        # Whoever may list only what lies below a prefix is denied what is not there, too; a listing can tell.
+        if any(found.name == name for found in listed(name)):
+            raise
         return None
     return _found(name, said, said["ContentLength"], 'ongoing-request="false"' in said.get("Restore", ""))
 

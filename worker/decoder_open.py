@@ -21,7 +21,7 @@ FORMATS = (
 OPTIONS = {"format_whitelist": FORMATS, "protocol_whitelist": "none"}
 BUFFER_BYTES = 1 << 16
 SNIFFED_BYTES = 64
-MIN_ASKED_BYTES, MAX_ASKED_BYTES = BUFFER_BYTES, min(1 << 18, MAX_GIVEN_BYTES)  # of an object, at once
+MIN_ASKED_BYTES, MAX_ASKED_BYTES = BUFFER_BYTES, MAX_GIVEN_BYTES  # of an object, at once
 
 # How files begin.
 _IMAGES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*", b"\0\0\1\0", b"8BPS", b"\0\0\0\x0cjP  ")
@@ -125,7 +125,8 @@ class DescriptorFile(MediaFile):
 class LentFile(MediaFile):
     """A file whose bytes the parent lends over a socket: see `worker.lending`.
 
-    Reading on from one place asks for more and more at once, so that there is less to and fro.
+    Reading on from one place asks for more and more at once, and in the end always for what comes next as well, so that
+    the two processes seldom wait for each other.
 
     Raises (from each method):
         SourceLost: the parent lends no more.
@@ -134,6 +135,7 @@ class LentFile(MediaFile):
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self._start, self._content, self._asked_bytes = 0, b"", MIN_ASKED_BYTES
+        self._ahead: int | None = None  # from where on bytes have been asked for that have not come yet
         self._size = int(SIZE.unpack(self._receive(SIZE.size))[0])
 
     @property
@@ -153,19 +155,37 @@ class LentFile(MediaFile):
 
     def _at(self, offset: int, size: int) -> bytes:
         end = self._start + len(self._content)
+        if offset >= self._size:
+            return b""
         if not self._start <= offset < end:
             reads_on = offset == end
             self._asked_bytes = min(2 * self._asked_bytes, MAX_ASKED_BYTES) if reads_on else MIN_ASKED_BYTES
-            self._start, self._content = offset, self._ask(offset, max(size, self._asked_bytes))
+            self._start, self._content = offset, self._given(offset)
+            end = offset + len(self._content)
+            if self._asked_bytes == MAX_ASKED_BYTES and end < self._size:
+                self._ask(end)
         first = offset - self._start
         return self._content[first : first + size]
 
-    def _ask(self, offset: int, length: int) -> bytes:
+    def _given(self, offset: int) -> bytes:
+        """Bytes from an offset on; what had been asked for and is not wanted is passed over."""
+        while self._ahead != offset:
+            if self._ahead is not None:
+                self._take()
+            self._ask(offset)
+        return self._take()
+
+    def _ask(self, offset: int) -> None:
         try:
-            os.write(self._descriptor, ASKED.pack(offset, length))
+            os.write(self._descriptor, ASKED.pack(offset, self._asked_bytes))
         except ConnectionError as error:
             raise SourceLost from error
-        return self._receive(GIVEN.unpack(self._receive(GIVEN.size))[0])
+        self._ahead = offset
+
+    def _take(self) -> bytes:
+        content = self._receive(GIVEN.unpack(self._receive(GIVEN.size))[0])
+        self._ahead = None
+        return content
 
     def _receive(self, length: int) -> bytes:
         received = bytearray()

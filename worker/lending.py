@@ -16,7 +16,7 @@ from worker.read_ahead import Abandoned, ReadAhead
 SIZE = struct.Struct(">Q")  # how many bytes there are
 ASKED = struct.Struct(">QI")  # the child's: from where, and how many
 GIVEN = struct.Struct(">I")  # how many follow; 0: there are none
-MAX_GIVEN_BYTES = 1 << 20
+MAX_GIVEN_BYTES = 1 << 19
 
 
 class Loan:
@@ -30,6 +30,7 @@ class Loan:
     def __init__(self, content: ReadAhead) -> None:
         self._content = content
         self._ours, self._theirs = socket.socketpair()
+        self._ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MAX_GIVEN_BYTES)
         self.descriptor, self.is_waiting = self._theirs.fileno(), False
         self._is_over = False
         self._error: Exception | None = None

@@ -27,7 +27,7 @@ from db.errors import (
 )
 from db.identity import ObjectName, Source
 
-CONNECT_SECONDS, ANSWER_SECONDS = 10.0, 20.0  # after which a connection, or silence on one, counts as failed
+CONNECT_SECONDS, ANSWER_SECONDS = 5.0, 10.0  # after which a connection, or silence on one, counts as failed
 MAX_ATTEMPTS = 5  # of one request, with botocore's standard back-off in between
 MAX_CONNECTIONS = 64  # that a process keeps open to one service
 CHUNK_BYTES = 1 << 18  # of a body, that are taken from it at once

@@ -1,7 +1,6 @@
 """Objects annotated on one machine and by the fleet: the rows are a file's, and versions are never mixed."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -47,13 +46,13 @@ def put(object_store):
 
 
 @pytest.fixture(scope="module")
-def expected(media, tmp_path_factory) -> dict[str, list[tuple]]:
-    """The windows of the clips as files, by their names."""
-    clips = [media / name for name in ("single_face.mp4", "obama_speech.mp4")]
+def expected(media, tmp_path_factory) -> list[tuple]:
+    """The windows of obama_speech.mp4 as a file."""
+    clip = media / "obama_speech.mp4"
     with Store(str(tmp_path_factory.mktemp("files") / "test.db")) as store:
         with Pipeline(store, RECIPE, "cpu") as pipeline:
-            assert {o.status for o in pipeline.annotate([Source.of(clip, clip.stat()) for clip in clips])} == {"done"}
-        return {clip.name: windows(store, str(clip)) for clip in clips}
+            assert [outcome.status for outcome in pipeline.annotate([Source.of(clip, clip.stat())])] == ["done"]
+        return windows(store, str(clip))
 
 
 def windows(store: Store, uri: str) -> list[tuple]:
@@ -91,8 +90,7 @@ def run_fleet(store: Store, source: Source, between=lambda: None) -> list[str]:
     store.name_pipeline("main", pipeline_id, RECIPE.options)
     store.submit(pipeline_id, [source])
     done = []
-    options = replace(FleetOptions("cpu", slots=1, lease_seconds=20.0, max_attempts=3))
-    with FleetWorker(store, options) as fleet:
+    with FleetWorker(store, FleetOptions("cpu", slots=1, lease_seconds=20.0, max_attempts=3)) as fleet:
         for _ in range(400):
             for due in store.take_due(100, resend_seconds=0.05):
                 fleet.run(due.job.kind, due.job.id)
@@ -112,7 +110,7 @@ def test_an_object_that_is_replaced_while_it_is_annotated_is_annotated_as_it_the
         (outcome,) = pipeline.annotate([source])
     assert (outcome.status, outcome.error) == ("done", None)
     assert len(gets) > 6
-    assert close(windows(store, FILM.uri), expected["obama_speech.mp4"])
+    assert close(windows(store, FILM.uri), expected)
     states = rows(store, "SELECT version, status, error_code FROM annotations ORDER BY id")
     assert states == [
         (source.version, "failed", "changed_while_reading"),
@@ -128,7 +126,7 @@ def test_the_fleet_annotates_an_object_that_is_replaced_midway_as_it_then_is(sto
     kinds = run_fleet(store, source)
     assert len(gets) > 10
     assert kinds.count("plan") == 2
-    assert close(windows(store, FILM.uri), expected["obama_speech.mp4"])
+    assert close(windows(store, FILM.uri), expected)
     states = rows(store, "SELECT version, status, error_code FROM annotations ORDER BY id")
     assert states == [
         (source.version, "failed", "changed_while_reading"),
@@ -138,20 +136,20 @@ def test_the_fleet_annotates_an_object_that_is_replaced_midway_as_it_then_is(sto
 
 def test_the_fleet_charges_no_video_for_a_store_that_fails(store, media, put, expected, faulty_store):
     source = put(media / "obama_speech.mp4")
-    troubles = iter([EXPIRED, SLOW_DOWN, SLOW_DOWN, None])
+    troubles = iter([SLOW_DOWN, None])
 
     def between():
         faulty_store.refuses = next(troubles, None)
 
     faulty_store.refuses = EXPIRED
     kinds = run_fleet(store, source, between)
-    assert kinds.count("plan") == 5
-    assert close(windows(store, FILM.uri), expected["obama_speech.mp4"])
+    assert kinds.count("plan") == 3
+    assert close(windows(store, FILM.uri), expected)
     assert rows(store, "SELECT attempts, status FROM annotations") == [(1, "done")]
 
 
 def test_one_bucket_that_does_not_answer_costs_only_its_videos(store, media, put, faulty_store):
-    clip, source = media / "obama_speech.mp4", put(media / "obama_speech.mp4")
+    clip, source = media / "park.mp4", put(media / "park.mp4")
     faulty_store.refuses = SLOW_DOWN
     with Pipeline(store, RECIPE, "cpu") as pipeline:
         outcomes = {o.source.uri: o for o in pipeline.annotate([source, Source.of(clip, clip.stat())])}

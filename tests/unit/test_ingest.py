@@ -10,7 +10,16 @@ from db.errors import AccessDenied, DatabaseLocked, SourceUnreachable
 from db.identity import ObjectName
 from scheduler.ingest import Ingest, Message, names_in
 
-ODD_KEYS = ["a b.mp4", "a+b.mp4", "100%.mp4", "ü/\U0001f600.mp4", "new\nline.mp4", "%20.mp4", "a?b#c&d=e.mp4", "'\"<>.mp4"]
+ODD_KEYS = [
+    "a b.mp4",
+    "a+b.mp4",
+    "100%.mp4",
+    "ü/\U0001f600.mp4",
+    "new\nline.mp4",
+    "%20.mp4",
+    "a?b#c&d=e.mp4",
+    "'\"<>.mp4",
+]
 
 
 def record(key: str, event: str = "ObjectCreated:Put", bucket: str = "archive") -> dict:
@@ -44,7 +53,12 @@ TEST_EVENT = json.dumps({"Service": "Amazon S3", "Event": "s3:TestEvent", "Bucke
 @pytest.mark.parametrize("key", ODD_KEYS)
 @pytest.mark.parametrize(
     "form",
-    [direct, lambda key: through_sns(direct(key)), through_event_bridge, lambda key: through_sns(through_event_bridge(key))],
+    [
+        direct,
+        lambda key: through_sns(direct(key)),
+        through_event_bridge,
+        lambda key: through_sns(through_event_bridge(key)),
+    ],
     ids=["s3", "s3 by sns", "eventbridge", "eventbridge by sns"],
 )
 def test_every_form_names_the_object_by_its_raw_key(form, key):
@@ -55,7 +69,9 @@ def test_one_message_may_tell_of_many_objects_or_twice_of_one():
     assert names_in(direct("a", "b", "a")) == {ObjectName("archive", "a"), ObjectName("archive", "b")}
 
 
-@pytest.mark.parametrize("body", [TEST_EVENT, through_sns(TEST_EVENT), '{"Records": []}', direct("folder/"), direct("\0")])
+@pytest.mark.parametrize(
+    "body", [TEST_EVENT, through_sns(TEST_EVENT), '{"Records": []}', direct("folder/"), direct("\0")]
+)
 def test_a_message_may_tell_of_nothing(body):
     assert names_in(body) == set()
 
@@ -72,7 +88,7 @@ def test_a_message_may_tell_of_nothing(body):
     ],
 )
 def test_what_is_no_notification_is_refused(body):
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match=r"^\w"):
         names_in(body)
 
 

@@ -41,6 +41,15 @@ def test_what_is_seen_is_not_gone(store):
     assert store.video("a").gone_at is None
 
 
+def test_what_is_asked_for_and_done_is_not_gone(store):
+    annotated(store, "a.mp4", digest="d1")
+    store.mark_gone(["a.mp4"])
+    assert store.finished("d1", {"a.mp4": "2"}) == set()
+    assert store.video("a.mp4").gone_at is not None
+    assert store.finished("d1", {"a.mp4": "1"}) == {"a.mp4"}
+    assert store.video("a.mp4").gone_at is None
+
+
 def test_names_come_in_the_order_of_their_bytes(store, monkeypatch):
     monkeypatch.setattr("db.presence._ROWS_PER_QUERY", 2)
     keys = ["B", "a", "a b", "a%b", "a+b", "ab", "a~", "ä", "\uffff", "\U0001f600"]

@@ -17,7 +17,15 @@ from scheduler.wanted import Wanted, bytes_of, moment_of, suffix_of
 
 @pytest.mark.parametrize(
     ("text", "size"),
-    [("0", 0), ("1500", 1500), ("10K", 10_240), ("10k", 10_240), ("1.5M", 1_572_864), ("2GiB", 2 << 30), ("1T", 1 << 40)],
+    [
+        ("0", 0),
+        ("1500", 1500),
+        ("10K", 10_240),
+        ("10k", 10_240),
+        ("1.5M", 1_572_864),
+        ("2GiB", 2 << 30),
+        ("1T", 1 << 40),
+    ],
 )
 def test_sizes(text, size):
     assert bytes_of(text) == size
@@ -40,7 +48,9 @@ def test_dates_are_of_utc_unless_they_say_otherwise(text, moment):
     assert moment_of(text)() == moment.timestamp()
 
 
-@pytest.mark.parametrize(("text", "age"), [("90s", 90), ("2m", 120), ("12h", 43_200), ("7d", 604_800), ("1.5w", 907_200)])
+@pytest.mark.parametrize(
+    ("text", "age"), [("90s", 90), ("2m", 120), ("12h", 43_200), ("7d", 604_800), ("1.5w", 907_200)]
+)
 def test_an_age_moves_on(text, age, monkeypatch):
     moment = moment_of(text)
     monkeypatch.setattr(time, "time", lambda: 5_000_000.0)
@@ -71,7 +81,12 @@ def test_bounds():
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    for name, size, age_seconds in (("a.mp4", 10, 1e6), ("b.MKV", 2000, 10.0), ("c.txt", 2000, 10.0), ("d.mp4", 3000, 10)):
+    for name, size, age_seconds in (
+        ("a.mp4", 10, 1e6),
+        ("b.MKV", 2000, 10.0),
+        ("c.txt", 2000, 10.0),
+        ("d.mp4", 3000, 10),
+    ):
         file = tmp_path / name
         file.write_bytes(b"x" * size)
         os.utime(file, (time.time() - age_seconds,) * 2)
