@@ -95,8 +95,8 @@ class Catalogue(Database):
     def finished(self, digest: str, versions: Mapping[str, str]) -> set[str]:
         """Those uris whose latest version, the one given, this pipeline has already annotated.
 
-        Each of them is no longer gone, and becomes current again if another pipeline's annotation was; unless its results
-        were erased because of their age. A uri whose given version is not the one last observed is left out.
+        Each of them is no longer gone, and becomes current again if another pipeline's annotation was; unless its
+        results were erased because of their age. A uri whose given version is not the one last observed is left out.
         """
         found: set[str] = set()
         moved: list[int] = []

@@ -42,8 +42,9 @@ def _line(entry: AuditEntry) -> str:
 
 
 def _short(subject: Mapping[str, Any]) -> dict[str, Any]:
-    """A subject with its hashes cut."""
-    return {name: [part[:_SHOWN] for part in value] if name == "videos" else value for name, value in subject.items()}
+    """A subject with its hashes and digests cut."""
+    cut = {"videos": lambda hashes: [part[:_SHOWN] for part in hashes], "pipeline": lambda digest: digest[:_SHOWN]}
+    return {name: cut[name](value) if name in cut else value for name, value in subject.items()}
 
 
 def _told(values: Mapping[str, Any]) -> str:
