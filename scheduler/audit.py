@@ -43,8 +43,12 @@ def _line(entry: AuditEntry) -> str:
 
 def _short(subject: Mapping[str, Any]) -> dict[str, Any]:
     """A subject with its hashes and digests cut."""
-    cut = {"videos": lambda hashes: [part[:_SHOWN] for part in hashes], "pipeline": lambda digest: digest[:_SHOWN]}
-    return {name: cut[name](value) if name in cut else value for name, value in subject.items()}
+    shown = dict(subject)
+    if "videos" in shown:
+        shown["videos"] = [part[:_SHOWN] for part in shown["videos"]]
+    if "pipeline" in shown:
+        shown["pipeline"] = shown["pipeline"][:_SHOWN]
+    return shown
 
 
 def _told(values: Mapping[str, Any]) -> str:
