@@ -8,7 +8,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from db.errors import Expired, Forgotten
 from db.events import tell_failed
+from db.forgotten import gone, kept_out, let_nobody_forget
 from db.leases import FREE
 from db.rows import Annotation, MediaFacts, Video, columns_of
 from db.session import Database
@@ -41,10 +43,17 @@ class Catalogue(Database):
         """Record that a video was seen, and return its id.
 
         Seeing the same version again adds facts and takes none away; a new version starts afresh, without a current
-        annotation. The uri must be valid Unicode, so a file name that is not must be quoted first.
+        annotation. Either way it is no longer gone. The uri must be valid Unicode, so a file name that is not must be
+        quoted first.
+
+        Raises:
+            Forgotten: nothing is to be taken in under this name.
         """
         row = {"uri": uri, "version": version, "size_bytes": size_bytes, **asdict(facts or MediaFacts())}
         with self.writing() as connection:
+            let_nobody_forget(connection)
+            if kept_out(connection, [uri]):
+                raise Forgotten(f"{uri}: it was forgotten on request, and nothing is taken in under this name")
             return observed(connection, [row])[uri]
 
     def video(self, uri: str) -> Video | None:
@@ -87,33 +96,39 @@ class Catalogue(Database):
     def finished(self, digest: str, versions: Mapping[str, str]) -> set[str]:
         """Those uris whose latest version, the one given, this pipeline has already annotated.
 
-        Each of them becomes current again if another pipeline's annotation was. A uri whose given version is not the
-        one last observed is left out.
+        Each of them is no longer gone, and becomes current again if another pipeline's annotation was; unless its
+        results were erased because of their age. A uri whose given version is not the one last observed is left out.
         """
         found: set[str] = set()
         moved: list[int] = []
+        back: list[str] = []
         with self.reading() as connection:
-            for uri, version, annotation_id, current_id in self._done(connection, digest, versions):
+            for uri, version, annotation_id, status, current_id, gone_at in self._done(connection, digest, versions):
                 if versions[uri] == version:
                     found.add(uri)
-                    moved += [annotation_id] if annotation_id != current_id else []
-        if moved:
+                    moved += [annotation_id] if status == "done" and annotation_id != current_id else []
+                    back += [uri] if gone_at else []
+        if moved or back:
             with self.writing() as connection:
                 for annotation_id in moved:
                     make_current(connection, annotation_id)
+                for uri in back:
+                    connection.execute(sa.update(videos).where(videos.c.uri == uri).values(gone_at=None))
         return found
 
     def _done(
         self, connection: sa.Connection, digest: str, versions: Mapping[str, str]
-    ) -> Iterator[tuple[str, str, int, int | None]]:
+    ) -> Iterator[tuple[str, str, int, str, int | None, datetime | None]]:
+        annotation = annotations.c.id, annotations.c.status
+        current = videos.c.current_annotation_id, videos.c.gone_at
         query = (
-            sa.select(videos.c.uri, videos.c.version, annotations.c.id, videos.c.current_annotation_id)
+            sa.select(videos.c.uri, videos.c.version, *annotation, *current)
             .join(annotations, annotations.c.video_id == videos.c.id)
             .join(pipelines, pipelines.c.id == annotations.c.pipeline_id)
             .where(
                 pipelines.c.digest == digest,
                 annotations.c.version == videos.c.version,
-                annotations.c.status == "done",
+                sa.or_(annotations.c.status == "done", annotations.c.error_code == Expired.code),
             )
         )
         for some in batches(versions):
@@ -130,9 +145,15 @@ class Catalogue(Database):
         Args:
             source_annotation_id: a complete annotation of the same version whose windows are to be fused anew for this
                 one; None: it is to have windows of its own. While somebody makes them, it stays as it is.
+
+        Raises:
+            Forgotten: the video is gone.
         """
         key = {"video_id": video_id, "version": version, "pipeline_id": pipeline_id}
+        video = sa.select(videos.c.id).where(videos.c.id == video_id).with_for_update(read=True, key_share=True)
         with self.writing() as connection:
+            if connection.execute(video).scalar() is None:
+                raise Forgotten(f"Video {video_id} is gone: it was forgotten.")
             new = upsert(connection, annotations).values(status="pending", attempts=0, created_at=utc_now(), **key)
             connection.execute(new.on_conflict_do_nothing())
             query = sa.select(*columns_of(annotations, Annotation)).filter_by(**key).with_for_update(key_share=True)
@@ -177,12 +198,24 @@ class Catalogue(Database):
             return dict(connection.execute(query.where(annotations.c.id == annotation_id)).scalar_one())
 
     def annotation(self, annotation_id: int) -> Annotation:
+        """An annotation as it is now.
+
+        Raises:
+            Forgotten: it is gone.
+        """
         query = sa.select(*columns_of(annotations, Annotation)).where(annotations.c.id == annotation_id)
         with self.reading() as connection:
-            return Annotation(**connection.execute(query).one()._mapping)
+            row = connection.execute(query).first()
+        if row is None:
+            raise gone(annotation_id)
+        return Annotation(**row._mapping)
 
     def begin_attempt(self, annotation_id: int) -> int:
-        """Count an attempt before its work starts, so that one which kills its worker is counted too; the new count."""
+        """Count an attempt before its work starts, so that one which kills its worker is counted too; the new count.
+
+        Raises:
+            Forgotten: the annotation is gone.
+        """
         started_at = sa.func.coalesce(annotations.c.started_at, utc_now())
         statement = (
             sa.update(annotations)
@@ -191,7 +224,10 @@ class Catalogue(Database):
             .returning(annotations.c.attempts)
         )
         with self.writing() as connection:
-            return int(connection.execute(statement).scalar_one())
+            attempts = connection.execute(statement).scalar()
+        if attempts is None:
+            raise gone(annotation_id)
+        return int(attempts)
 
     def fail(self, annotation_id: int, code: str, message: str, *, discard: bool = False) -> bool:
         """Record why an annotation failed; False, and nothing recorded, if it is done: done stays done.
@@ -214,7 +250,10 @@ class Catalogue(Database):
 
 
 def observed(connection: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """Record videos as `Catalogue.observe` does, many at a time; their ids by uri, of which none may come twice."""
+    """Record videos as `Catalogue.observe` does, many at a time; their ids by uri, of which none may come twice.
+
+    Whether they are kept out is for the caller to see, in the same transaction.
+    """
     now = utc_now()
     statement = upsert(connection, videos)
     new = statement.excluded
@@ -227,6 +266,7 @@ def observed(connection: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> di
         "version": new.version,
         "size_bytes": new.size_bytes,
         "updated_at": new.updated_at,
+        "gone_at": None,
         "current_annotation_id": sa.case((same, videos.c.current_annotation_id), else_=None),
         **kept,
     }

@@ -8,6 +8,7 @@ Each class carries a code, and the code is what `failures` shows. Whether trying
     + PathMissing
     + NoVideos
     + NotReadable
+      - AccessDenied
     + EmptyFile
     + NotMedia
     + ImageNotVideo
@@ -16,6 +17,7 @@ Each class carries a code, and the code is what `failures` shows. Whether trying
     + Undecodable
     + CorruptStretch
     + ChangedWhileReading
+    + ObjectArchived
   · DecoderError
     + DecoderCrashed
     + DecoderTimeout
@@ -26,6 +28,9 @@ Each class carries a code, and the code is what `failures` shows. Whether trying
     + DeviceUnavailable
     + PipelineMismatch
     + SourceUnreachable
+      - BucketMissing
+      - SourceSlowDown
+      - CredentialsRejected
   · DatabaseError
     + DatabaseLocked
     + DatabaseNewer
@@ -40,6 +45,8 @@ Each class carries a code, and the code is what `failures` shows. Whether trying
   · HookUnknown
   · RuleUnknown
   · Cancelled
+  · Expired
+  · Forgotten
   · WorkerDied
   · Interrupted
   · LeaseLost
@@ -77,6 +84,9 @@ _LIST = (
     ("not_readable", _TRANSIENT,
      "The file is there but could not be read: no permission, or the disk or share failed.",
      "Check its permissions and the disk, then annotate it again."),
+    ("access_denied", _TRANSIENT,
+     "The store knows who is asking, and does not allow it.",
+     "Allow s3:ListBucket on the bucket and s3:GetObject on its objects."),
     ("empty_file", _PERMANENT,
      "The file is zero bytes long.",
      "Copy it again from where it came from."),
@@ -101,6 +111,9 @@ _LIST = (
     ("changed_while_reading", _TRANSIENT,
      "The file was written to while it was being read.",
      "Annotate it again once the recording or the copy is complete."),
+    ("object_archived", _PERMANENT,
+     "The object lies in a storage class that must be restored before anything can read it, such as S3 Glacier's.",
+     "Restore it, or move it to another storage class, then annotate it again."),
     ("decoder_crashed", _TRANSIENT,
      "The decoder died on this file; it runs in a process of its own, so nothing else was lost.",
      "Annotate it again; if it dies again, convert the file with another tool."),
@@ -122,6 +135,15 @@ _LIST = (
     ("source_unreachable", _TRANSIENT,
      "The place where the videos lie is not to be seen from the machine that was to annotate them.",
      "Mount the archive at the same path on every worker."),
+    ("bucket_missing", _TRANSIENT,
+     "There is no bucket of this name at the endpoint that was asked.",
+     "Check the spelling, and AWS_ENDPOINT_URL if the store is not AWS's."),
+    ("source_slow_down", _TRANSIENT,
+     "The store where the videos lie asks for fewer requests, and went on doing so when they came more slowly.",
+     "Read it with fewer jobs at once: see `moodreel limit`."),
+    ("credentials_rejected", _TRANSIENT,
+     "There are no credentials for the store where the videos lie, or it does not accept them: wrong or expired.",
+     "Renew them where this machine takes them from: the environment, the shared files or its role."),
     ("database_locked", _TRANSIENT,
      "Another program held the database for longer than moodreel waits.",
      "Close the other program or wait for it, then run the command again."),
@@ -146,6 +168,12 @@ _LIST = (
     ("cancelled", _PERMANENT,
      "It was cancelled before it was done.",
      "Put it back into the queue with `moodreel retry --code cancelled`."),
+    ("expired", _PERMANENT,
+     "It was annotated, and its results were erased since, because a rule of retention says how long they are kept.",
+     "Nothing; or change the rule (`moodreel retention list`), then `moodreel retry --code expired`."),
+    ("forgotten", _PERMANENT,
+     "Somebody had moodreel forget this video: its rows were erased, and nothing is taken in under its name.",
+     "Nothing; or, if it may be annotated again after all, `moodreel remember` its name."),
     ("worker_died", _TRANSIENT,
      "Every worker that took this on died or fell silent, and nobody could say of what.",
      "Look into the workers' logs for its id, then `moodreel retry` it."),
@@ -225,6 +253,12 @@ class NotReadable(InputError):
     code = "not_readable"
 
 
+class AccessDenied(NotReadable):
+    """Raised when a store does not allow what is asked of it."""
+
+    code = "access_denied"
+
+
 class EmptyFile(InputError):
     """Raised when a file has no bytes."""
 
@@ -271,6 +305,12 @@ class ChangedWhileReading(InputError):
     """Raised when a file's size or time changed between its start and its end."""
 
     code = "changed_while_reading"
+
+
+class ObjectArchived(InputError):
+    """Raised when an object must be restored before it can be read."""
+
+    code = "object_archived"
 
 
 class DecoderError(MoodreelError):
@@ -327,6 +367,24 @@ class SourceUnreachable(EquipmentError):
     """Raised when a worker does not see the place where a video lies."""
 
     code = "source_unreachable"
+
+
+class BucketMissing(SourceUnreachable):
+    """Raised when there is no bucket of a name."""
+
+    code = "bucket_missing"
+
+
+class SourceSlowDown(SourceUnreachable):
+    """Raised when a store goes on asking for fewer requests."""
+
+    code = "source_slow_down"
+
+
+class CredentialsRejected(SourceUnreachable):
+    """Raised when there are no credentials for a store, or it does not accept them."""
+
+    code = "credentials_rejected"
 
 
 class DatabaseError(MoodreelError):
@@ -411,6 +469,18 @@ class Cancelled(MoodreelError):
     """Recorded when a video was cancelled."""
 
     code = "cancelled"
+
+
+class Expired(MoodreelError):
+    """Recorded when what was done was erased because of its age."""
+
+    code = "expired"
+
+
+class Forgotten(MoodreelError):
+    """Raised when a video is not to be taken in, or its rows were erased while it was being worked on."""
+
+    code = "forgotten"
 
 
 class WorkerDied(MoodreelError):

@@ -11,7 +11,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from db.catalogue import batches, lock_spans, make_current, observed, reopen, utc_now
-from db.errors import Cancelled, PipelineUnknown
+from db.errors import Cancelled, Expired, PipelineUnknown
+from db.forgotten import kept_out, let_nobody_forget
 from db.identity import Source
 from db.jobs import TO_ANNOTATE, TO_FINISH, TO_PLAN, UNFINISHED, WORKER_SEEN_SECONDS
 from db.leases import FREE
@@ -24,6 +25,7 @@ SECONDS_PER_PRIORITY = 600.0  # of waiting that one point of priority is worth
 _ROWS_PER_INSERT = 500
 _ROWS_PER_CHANGE = 1000
 _FORGOTTEN_SECONDS = 7 * 86_400.0
+_LAST_CHARACTER = "\U0010ffff"
 _LENGTHS_SAMPLED = 1000  # videos, of which lengths are known, to estimate the others by
 
 
@@ -35,12 +37,13 @@ class Fleet(Database):
     ) -> Submitted:
         """Ask the fleet for the annotation of videos.
 
-        What is asked for already keeps its place, unless the new one is better; what is done becomes current again.
+        What is asked for already keeps its place, unless the new one is better; what is done becomes current again;
+        what is kept out, since it was forgotten, is left out.
 
         Args:
             sources: no uri may come twice.
             priority: higher goes first; each point is worth `SECONDS_PER_PRIORITY` of waiting.
-            again: whether those that failed are to be tried again.
+            again: whether those that failed are to be tried again; those whose results were erased are not.
         """
         counts = dict.fromkeys((field.name for field in fields(Submitted)), 0)
         for start in range(0, len(sources), _ROWS_PER_INSERT):
@@ -51,19 +54,24 @@ class Fleet(Database):
         return Submitted(**counts)
 
     def asked_for(self, pipeline_id: int, versions: Mapping[str, str]) -> set[str]:
-        """Those uris whose latest version, the one given, has been asked of this pipeline, whatever became of it."""
+        """Those uris whose latest version, the one given, has been asked of this pipeline, whatever became of it.
+
+        What is kept out counts as asked for: there is nothing to do about it. One that is marked as gone is left out:
+        if it is there again, submitting it says so.
+        """
         query = (
             sa.select(videos.c.uri, videos.c.version)
             .join(annotations, annotations.c.video_id == videos.c.id)
             .where(annotations.c.pipeline_id == pipeline_id, annotations.c.version == videos.c.version)
+            .where(videos.c.gone_at.is_(None))
         )
+        found: set[str] = set()
         with self.reading() as connection:
-            return {
-                uri
-                for some in batches(versions)
-                for uri, version in connection.execute(query.where(videos.c.uri.in_(some)))
-                if versions[uri] == version
-            }
+            for some in batches(versions):
+                rows = connection.execute(query.where(videos.c.uri.in_(some)))
+                found |= {uri for uri, version in rows if versions[uri] == version}
+                found |= kept_out(connection, some)
+        return found
 
     def ended(self, pipeline_id: int, versions: Mapping[str, str]) -> dict[str, Annotation]:
         """For each uri whose given version this pipeline is through with, well or not, its annotation."""
@@ -84,20 +92,24 @@ class Fleet(Database):
     def retry(self, uris: Sequence[str] = (), code: str | None = None) -> int:
         """Put failed annotations of videos' latest versions back into the queue; how many.
 
-        Those of pipelines that no worker can build, since `moodreel annotate` made them, stay as they are.
+        Those of pipelines that no worker can build, since `moodreel annotate` made them, stay as they are; but if their
+        results were erased because of their age, `moodreel annotate` may make them again.
 
         Args:
             uris: of videos, or of folders for all that lies below them; none: all.
-            code: only what failed for this reason; None: for any reason but having been cancelled.
+            code: only what failed for this reason; None: for any but that it was cancelled, or erased because of its
+                age.
         """
-        reason = annotations.c.error_code == code if code else annotations.c.error_code != Cancelled.code
+        code_is = annotations.c.error_code
+        reason = code_is == code if code else code_is.not_in((Cancelled.code, Expired.code))
         buildable = sa.select(pipelines.c.id).where(pipelines.c.options.is_not(sa.null()))
-        ours = sa.or_(annotations.c.queue_key.is_not(None), annotations.c.pipeline_id.in_(buildable))
+        asked = annotations.c.queue_key.is_not(None)
+        ours = sa.or_(asked, annotations.c.pipeline_id.in_(buildable), code_is == Expired.code)
         place = sa.func.coalesce(annotations.c.queue_key, unix_now(self.engine.dialect.name))
         count = 0
         for some in self._batches(_chosen(uris).where(annotations.c.status == "failed", reason, ours)):
             with self.writing() as connection:
-                limits = _limits(connection)
+                limits = limit_prefixes(connection)
                 for limit, ids in _by_limit(some, limits).items():
                     count += reopen(connection, ids, attempts=0, queue_key=place, limited_by=limit)
         return count
@@ -185,7 +197,7 @@ class Fleet(Database):
         self._note_limits(prefix, self.source_limits())
 
     def _note_limits(self, prefix: str, limits: Collection[str]) -> None:
-        for some in self._batches(_not_done(_below(prefix))):
+        for some in self._batches(_not_done(lies_below(prefix))):
             with self.writing() as connection:
                 _note_limits(connection, some, limits)
 
@@ -269,15 +281,41 @@ class Fleet(Database):
 def _submit(
     connection: sa.Connection, pipeline_id: int, sources: Sequence[Source], priority: int, again: bool
 ) -> list[str]:
+    let_nobody_forget(connection)
+    left_out = kept_out(connection, [source.uri for source in sources])
+    sources = [source for source in sources if source.uri not in left_out]
+    limits = limit_prefixes(connection)
+    ids = _seen(connection, sources)
+    seen = [Seen(ids[source.uri], source.uri, source.version) for source in sources]
+    return [*ask(connection, pipeline_id, seen, limits, priority, again=again), *["forgotten"] * len(left_out)]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A video in the latest version that was seen, which is that of its row."""
+
+    id: int
+    uri: str
+    version: str
+
+
+def ask(
+    connection: sa.Connection,
+    pipeline_id: int,
+    seen: Sequence[Seen],
+    limits: Collection[str],
+    priority: int,
+    *,
+    again: bool,
+) -> list[str]:
+    """Ask for the annotation of videos, as `Fleet.submit` does; what became of each, in the words of `Submitted`."""
     now = connection.execute(sa.select(unix_now(connection.dialect.name))).scalar_one()
     queue_key = now - SECONDS_PER_PRIORITY * priority
-    limits = _limits(connection)
-    ids = _seen(connection, sources)
     place = {"queue_key": queue_key, "priority": priority}
-    wanted = {(ids[source.uri], source.version): _narrowest(limits, source.uri) for source in sources}
+    wanted = {(video.id, video.version): _narrowest(limits, video.uri) for video in seen}
     fresh = {"pipeline_id": pipeline_id, "status": "pending", "attempts": 0, "created_at": utc_now(), **place}
     made: set[int] = set()
-    for limit, some in _by_limit({ids[source.uri]: source.uri for source in sources}, limits).items():
+    for limit, some in _by_limit({video.id: video.uri for video in seen}, limits).items():
         values = [sa.literal(value) for value in fresh.values()]
         of_some = sa.select(videos.c.id, videos.c.version, sa.literal(limit), *values).where(videos.c.id.in_(some))
         new = upsert(connection, annotations).on_conflict_do_nothing()
@@ -286,9 +324,9 @@ def _submit(
     outcomes = ["new"] * len(made)
     if len(made) < len(wanted):
         key = annotations.c.video_id, annotations.c.version
-        known = sa.select(annotations.c.id, annotations.c.status, annotations.c.queue_key, *key).order_by("id")
+        known = sa.select(*(annotations.c[name] for name in ("id", "status", "error_code", "queue_key")), *key)
         known = known.where(annotations.c.pipeline_id == pipeline_id, sa.tuple_(*key).in_(list(wanted)))
-        for row in connection.execute(known).all():
+        for row in connection.execute(known.order_by("id")).all():
             if row.id not in made:
                 limited = {"limited_by": wanted[row.video_id, row.version]}
                 outcomes.append(_ask_again(connection, row, place | limited, again))
@@ -296,13 +334,13 @@ def _submit(
 
 
 def _seen(connection: sa.Connection, sources: Sequence[Source]) -> dict[str, int]:
-    """Ids of videos by uri; those that are new or have changed are recorded, the others left alone."""
-    query = sa.select(videos.c.uri, videos.c.id, videos.c.version, videos.c.size_bytes)
+    """Ids of videos by uri; those that are new, have changed or are back are recorded, the others left alone."""
+    query = sa.select(videos.c.uri, videos.c.id, videos.c.version, videos.c.size_bytes, videos.c.gone_at)
     known = {row.uri: row for row in connection.execute(query.where(videos.c.uri.in_([s.uri for s in sources])))}
     rows = [
         {"uri": source.uri, "version": source.version, "size_bytes": source.size_bytes}
         for source in sorted(sources, key=attrgetter("uri"))  # in one order, lest two that submit wait for each other
-        if source.uri not in known or known[source.uri][2:] != (source.version, source.size_bytes)
+        if source.uri not in known or known[source.uri][2:] != (source.version, source.size_bytes, None)
     ]
     return {uri: row.id for uri, row in known.items()} | (observed(connection, rows) if rows else {})
 
@@ -311,7 +349,7 @@ def _ask_again(connection: sa.Connection, known: Any, place: Mapping[str, Any], 
     if known.status == "done":
         make_current(connection, known.id)
         return "done"
-    if known.status == "failed" and not again:
+    if known.status == "failed" and (not again or known.error_code == Expired.code):
         return "failed"
     if known.status == "failed":
         reopen(connection, [known.id], attempts=0)
@@ -320,7 +358,7 @@ def _ask_again(connection: sa.Connection, known: Any, place: Mapping[str, Any], 
     return "again" if known.status == "failed" else "waiting"
 
 
-def _limits(connection: sa.Connection) -> list[str]:
+def limit_prefixes(connection: sa.Connection) -> list[str]:
     """Prefixes of all sources with limits; none comes or goes until the transaction ends."""
     if connection.dialect.name == "postgresql":
         connection.exec_driver_sql("LOCK TABLE source_limits IN SHARE MODE")
@@ -352,8 +390,10 @@ def _not_done(condition: sa.ColumnElement[bool]) -> sa.Select[tuple[int, str]]:
     return query.where(annotations.c.status != "done", condition)
 
 
-def _below(prefix: str) -> sa.ColumnElement[bool]:
-    return sa.func.substr(videos.c.uri, 1, len(prefix)) == prefix
+def lies_below(prefix: str) -> sa.ColumnElement[bool]:
+    """A video's URI begins like this; the index, which is in the order of bytes, is of use for it."""
+    within = videos.c.uri >= prefix, videos.c.uri <= prefix + _LAST_CHARACTER
+    return sa.and_(*within, sa.func.substr(videos.c.uri, 1, len(prefix)) == prefix)
 
 
 def _chosen(uris: Sequence[str]) -> sa.Select[tuple[int, str]]:
@@ -362,7 +402,7 @@ def _chosen(uris: Sequence[str]) -> sa.Select[tuple[int, str]]:
     query = sa.select(annotations.c.id, videos.c.uri).join(videos, latest)
     if not uris:
         return query
-    below = [_below(uri.rstrip("/") + "/") for uri in uris]
+    below = [lies_below(uri.rstrip("/") + "/") for uri in uris]
     return query.where(sa.or_(videos.c.uri.in_(uris), *below))
 
 
@@ -376,7 +416,7 @@ class _Load:
 
 
 def _load(connection: sa.Connection, now: float) -> _Load:
-    guess = sa.func.coalesce(videos.c.duration_seconds, videos.c.size_bytes * _seconds_per_byte(connection))
+    guess = sa.func.coalesce(videos.c.duration_seconds, videos.c.size_bytes * seconds_per_byte(connection))
     of_video = annotations.join(videos, videos.c.id == annotations.c.video_id)
     to_plan = sa.select(*_states(annotations, now), sa.func.count(), sa.func.sum(guess)).select_from(of_video)
     end = sa.func.coalesce(spans.c.end_seconds, videos.c.duration_seconds, spans.c.start_seconds)
@@ -403,7 +443,7 @@ def _states(table: sa.Table, now: float) -> list[sa.ColumnElement[int]]:
     return [sa.func.count().filter(condition) for condition in (~held, table.c.sent_at.is_not(None), held)]
 
 
-def _seconds_per_byte(connection: sa.Connection) -> float:
+def seconds_per_byte(connection: sa.Connection) -> float:
     """Of videos whose length is known: of some that were done last, and of some that are being annotated."""
     ended = sa.select(annotations.c.video_id).order_by(annotations.c.completed_at.desc())
     ended = ended.where(annotations.c.completed_at.is_not(None))

@@ -71,6 +71,13 @@ def uri_of(path: str | Path) -> str:
         return "file://" + quote_from_bytes(raw)
 
 
+def spellings(prefix: str) -> tuple[str, ...]:
+    """How the URIs begin of all that lies below a prefix: below a folder there may be names that are not UTF-8."""
+    if "://" in prefix or not prefix:
+        return (prefix,)
+    return prefix, "file://" + quote_from_bytes(os.fsencode(prefix))
+
+
 def path_of(uri: str) -> Path:
     """The local file that a URI of `uri_of` names."""
     if uri.startswith("file://"):

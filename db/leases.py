@@ -15,6 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from db.errors import ChangedWhileReading, Internal, LeaseLost
+from db.forgotten import gone
 from db.rows import MediaFacts, PlannedSpan, Span, SpanClaim, StepClaim, columns_of
 from db.session import Database
 from db.statements import insert_rows, unix_now, upsert
@@ -44,6 +45,7 @@ class Leases(Database):
         Raises:
             LeaseLost: the planning is no longer the claim's.
             ChangedWhileReading: another version of the video has been seen since, which the facts are not of.
+            Forgotten: the annotation is gone.
         """
         wants_spans = (
             sa.select(annotations.c.epoch)
@@ -216,11 +218,14 @@ def _add_facts(connection: sa.Connection, annotation_id: int, facts: MediaFacts)
 
     Raises:
         ChangedWhileReading: the annotation is not of its latest version.
+        Forgotten: the annotation is gone.
     """
     known = {name: value for name, value in asdict(facts).items() if value is not None}
     of_it = sa.select(annotations.c.video_id, annotations.c.version).where(annotations.c.id == annotation_id)
     same = sa.update(videos).where(sa.tuple_(videos.c.id, videos.c.version).in_(of_it))
     if connection.execute(same.values(**known, updated_at=datetime.now(UTC))).rowcount != 1:
+        if connection.execute(sa.select(annotations.c.id).where(annotations.c.id == annotation_id)).first() is None:
+            raise gone(annotation_id)
         raise ChangedWhileReading(f"Annotation {annotation_id} is not of the latest version of its video.")
 
 

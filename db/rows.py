@@ -33,6 +33,7 @@ class Video(MediaFacts):
     version: str
     size_bytes: int
     current_annotation_id: int | None  # what the views show
+    gone_at: datetime | None  # when it was found to be gone from there
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,6 +184,67 @@ class Submitted:
     done: int = 0
     again: int = 0  # had failed, and are tried again
     failed: int = 0  # had failed, and stay so
+    forgotten: int = 0  # are kept out
+
+
+@dataclass(frozen=True, kw_only=True)
+class Load:
+    """So much video: of how many videos, and how long together, as far as that is known."""
+
+    videos: int
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Erased:
+    """How many rows of what were erased; with `videos` at 0, these stay and can be annotated again."""
+
+    videos: int = 0
+    annotations: int = 0
+    windows: int = 0
+
+    def __add__(self, other: "Erased") -> "Erased":
+        return Erased(
+            videos=self.videos + other.videos,
+            annotations=self.annotations + other.annotations,
+            windows=self.windows + other.windows,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetentionRule:
+    """How long results are kept; of rules whose prefixes a URI begins with the longest counts.
+
+    Attributes:
+        prefix: how the URIs begin that it is about; empty: of all.
+        max_age_seconds: None: for ever.
+        counted_from: `recorded`, when the video was (where that is not known, as `annotated`); or `annotated`, when
+            its windows were complete.
+        forgets: whether the videos are forgotten too.
+    """
+
+    prefix: str
+    max_age_seconds: float | None
+    counted_from: str = "recorded"
+    forgets: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditEntry:
+    """Who asked for what.
+
+    Attributes:
+        subject: of what; videos by their hashes.
+        done_at, counts: when it was carried through, and how many of what were changed; None: it was not, or not yet.
+    """
+
+    id: int
+    asked_at: datetime
+    actor: str
+    action: str
+    subject: Mapping[str, Any]
+    done_at: datetime | None
+    counts: Mapping[str, int] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -383,6 +445,7 @@ class Status:
     """The database in figures."""
 
     videos: int
+    gone: int  # of these, no longer where they were
     annotations: dict[str, int]  # of the videos' latest versions, by status
     failures: dict[str, int]  # as the view `failures` shows them, by code
     annotated_seconds: float  # of the current annotations

@@ -25,6 +25,8 @@ from db.errors import (
 REVISIONS: tuple[str, ...] = (
     "0001",
     "0002",
+    "0003",
+    "0004",
     "0005",
 )  # oldest first; named here so that opening a database need not import Alembic
 _MIGRATIONS = Path(__file__).parent / "migrations"

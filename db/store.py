@@ -21,13 +21,18 @@ from typing import Any
 import sqlalchemy as sa
 
 from db.alerts import Alerts
+from db.backfill import Backfill
 from db.catalogue import Catalogue, make_current, utc_now
+from db.erasing import Erasing
 from db.errors import Internal, LeaseLost
 from db.events import raise_alerts, tell_done
 from db.fleet import Fleet
+from db.forgotten import gone
 from db.hooks import Hooks
 from db.jobs import Jobs
 from db.leases import FREE, end_step
+from db.presence import Presence
+from db.retention import Retention
 from db.rows import RaisedAlert, Segment, Status, StepClaim, columns_of
 from db.statements import insert_rows
 from db.tables import (
@@ -46,7 +51,7 @@ from db.tables import (
 _SEGMENT_COLUMNS = ("segment_index", *(field.name for field in fields(Segment)))
 
 
-class Store(Catalogue, Jobs, Fleet, Hooks, Alerts):
+class Store(Catalogue, Presence, Jobs, Fleet, Backfill, Erasing, Retention, Hooks, Alerts):
     """A database of moodreel's; see `Database` for arguments and errors."""
 
     def windows(self, annotation_id: int) -> list[tuple[Any, ...]]:
@@ -60,10 +65,13 @@ class Store(Catalogue, Jobs, Fleet, Hooks, Alerts):
         """The sixteen probabilities of each window, voice's and then face's, in the order of time.
 
         Read straight through the driver, which is twice as fast: all windows of a video pass here to be fused.
+
+        Raises:
+            Forgotten: the annotation is gone.
         """
         names = ", ".join((*SCORES["audio"], *SCORES["video"]))
         with self.reading() as connection:
-            owner_id = int(connection.execute(sa.select(_owner(annotation_id))).scalar_one())
+            owner_id = _owner_id(connection, annotation_id)
             cursor = connection.connection.cursor()
             cursor.execute(f"SELECT {names} FROM windows WHERE annotation_id = {owner_id} ORDER BY window_index")
             return list(cursor.fetchall())
@@ -98,6 +106,7 @@ class Store(Catalogue, Jobs, Fleet, Hooks, Alerts):
 
         Raises:
             LeaseLost: the step is no longer the claim's, or somebody makes windows of its own for the annotation.
+            Forgotten: the annotation is gone.
             Internal: a span is not done, or windows are missing, or not each of them was fused.
         """
         with self.writing() as connection:
@@ -105,7 +114,7 @@ class Store(Catalogue, Jobs, Fleet, Hooks, Alerts):
                 end_step(connection, claim)
             if source_annotation_id is not None:
                 _set_source(connection, annotation_id, source_annotation_id)
-            owner_id = connection.execute(sa.select(_owner(annotation_id))).scalar_one()
+            owner_id = _owner_id(connection, annotation_id)
             _require_spans_done(connection, owner_id)
             if owner_id == annotation_id:
                 _cut_windows(connection, annotation_id, keep_windows, duration_seconds)
@@ -150,8 +159,12 @@ class Store(Catalogue, Jobs, Fleet, Hooks, Alerts):
         )
         by_code = sa.text("SELECT code, COUNT(*) FROM failures WHERE severity = 'failed' GROUP BY code")
         with self.reading() as connection:
+            n_videos, n_gone = connection.execute(
+                sa.select(sa.func.count(), sa.func.count(videos.c.gone_at)).select_from(videos)
+            ).one()
             return Status(
-                videos=connection.execute(sa.select(sa.func.count()).select_from(videos)).scalar_one(),
+                videos=n_videos,
+                gone=n_gone,
                 annotations=dict(connection.execute(by_status).all()),
                 failures=dict(connection.execute(by_code).all()),
                 annotated_seconds=connection.execute(seconds).scalar_one(),
@@ -163,6 +176,13 @@ def _owner(annotation_id: int) -> sa.ScalarSelect[int]:
     """The annotation whose windows an annotation is made of: itself, unless it only fuses another's anew."""
     owner = sa.func.coalesce(annotations.c.source_annotation_id, annotations.c.id)
     return sa.select(owner).where(annotations.c.id == annotation_id).scalar_subquery()
+
+
+def _owner_id(connection: sa.Connection, annotation_id: int) -> int:
+    found = connection.execute(sa.select(_owner(annotation_id))).scalar()
+    if found is None:
+        raise gone(annotation_id)
+    return int(found)
 
 
 def _set_source(connection: sa.Connection, annotation_id: int, source_annotation_id: int) -> None:

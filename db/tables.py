@@ -21,6 +21,7 @@ WORKER_KINDS: tuple[str, ...] = ("worker", "scheduler")
 HOOK_EVENTS: tuple[str, ...] = ("done", "failed", "alert")
 DELIVERY_STATUSES: tuple[str, ...] = ("pending", "delivered", "dead")
 MEASURES: tuple[str, ...] = (*EMOTIONS, "valence", "arousal")  # of which alert rules tell
+RETENTION_CLOCKS: tuple[str, ...] = ("recorded", "annotated")
 
 # Columns of one window as its span stores it, and of one fused window, without the annotation that they belong to.
 SCORES = {modality: tuple(f"{modality}_{name}" for name in EMOTIONS) for modality in ("audio", "video", "fused")}
@@ -56,6 +57,8 @@ class UtcDateTime(sa.types.TypeDecorator[datetime]):
 
 
 Key = sa.BigInteger().with_variant(sa.Integer, "sqlite")  # SQLite numbers only INTEGER PRIMARY KEY by itself
+
+_Uri = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")  # in the order of bytes, as SQLite has it anyway
 
 _Json = sa.JSON(none_as_null=True)
 
@@ -153,7 +156,7 @@ videos = sa.Table(
     "videos",
     metadata,
     sa.Column("id", Key, primary_key=True),
-    sa.Column("uri", sa.Text, nullable=False, unique=True, comment="where the video is"),
+    sa.Column("uri", _Uri, nullable=False, unique=True, comment="where the video is"),
     sa.Column("version", sa.Text, nullable=False, comment="latest version seen: size and mtime, VersionId or ETag"),
     sa.Column("size_bytes", sa.BigInteger, nullable=False),
     sa.Column("recorded_at", UtcDateTime, comment="when it was recorded"),
@@ -175,6 +178,7 @@ videos = sa.Table(
     ),
     sa.Column("created_at", UtcDateTime, nullable=False),
     sa.Column("updated_at", UtcDateTime, nullable=False),
+    sa.Column("gone_at", UtcDateTime, comment="when it was found to be gone from there; NULL: it is there"),
     *(_at_least("size_bytes"), _at_least("duration_seconds"), _at_least("width", 1), _at_least("height", 1)),
     *(_truth("has_audio"), _truth("has_video")),
     _one_of("recorded_at_source", RECORDED_AT_SOURCES),
@@ -371,6 +375,58 @@ workers = sa.Table(
     sa.Column("refused", _Json, comment="ids of those that it cannot compute; NULL: none"),
     _one_of("kind", WORKER_KINDS),
     *(_at_least(name) for name in ("slots", "running", "spans_done", "seconds_done")),
+)
+
+hash_key = sa.Table(
+    "hash_key",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False, comment="1: there is one key"),
+    sa.Column("key", sa.Text, nullable=False, comment="under which names of videos are hashed, hexadecimal"),
+    sa.CheckConstraint("id = 1", name="only_one"),
+)
+
+forgotten_names = sa.Table(
+    "forgotten_names",
+    metadata,
+    sa.Column("hash", sa.Text, primary_key=True, comment="HMAC-SHA256 of a URI that is kept out, under hash_key"),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+)
+
+forgotten_prefixes = sa.Table(
+    "forgotten_prefixes",
+    metadata,
+    sa.Column("prefix", sa.Text, primary_key=True, comment="URIs that begin like this are kept out"),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+)
+
+retention_rules = sa.Table(
+    "retention_rules",
+    metadata,
+    sa.Column("prefix", sa.Text, primary_key=True, comment="of URIs that begin like this, and like no longer one"),
+    sa.Column("max_age_seconds", sa.Double, comment="how long results are kept; NULL: for ever"),
+    sa.Column("counted_from", sa.Text, nullable=False, comment="recorded: of the video; annotated: its completion"),
+    sa.Column("forgets", sa.Boolean, nullable=False, comment="whether the videos are forgotten too"),
+    sa.CheckConstraint("max_age_seconds > 0", name="max_age_seconds_range"),
+    _one_of("counted_from", RETENTION_CLOCKS),
+    sa.CheckConstraint("forgets IN (FALSE, TRUE)", name="forgets_known"),
+)
+
+audit = sa.Table(
+    "audit",
+    metadata,
+    sa.Column("id", Key, primary_key=True),
+    sa.Column("asked_at", UtcDateTime, nullable=False, comment="by the database's clock"),
+    sa.Column("actor", sa.Text, nullable=False, comment="who asked"),
+    sa.Column("action", sa.Text, nullable=False, comment="for what"),
+    sa.Column("subject", sa.JSON, nullable=False, comment="of what; videos by their hashes, never by their names"),
+)
+
+audit_outcomes = sa.Table(
+    "audit_outcomes",
+    metadata,
+    sa.Column("audit_id", Key, sa.ForeignKey("audit.id"), primary_key=True, autoincrement=False),
+    sa.Column("done_at", UtcDateTime, nullable=False, comment="by the database's clock"),
+    sa.Column("counts", sa.JSON, nullable=False, comment="how many of what were changed"),
 )
 
 hooks = sa.Table(

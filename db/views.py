@@ -22,6 +22,15 @@ VIEW_COLUMNS: dict[str, tuple[str, ...]] = {
         "none_share",
     ),
     "failures": ("video", "code", "message", "severity", "attempts", "failed_at"),
+    "archive": (
+        *("video_id", "video", "version", "size_bytes", "first_seen_at", "recorded_at", "recorded_at_source"),
+        *("container", "duration_seconds", "width", "height", "video_codec", "audio_codec", "has_audio", "has_video"),
+        *("gone_at", "annotated_at", "pipeline"),
+    ),
+    "annotation_changes": (
+        *("video", "version", "before_pipeline_id", "after_pipeline_id", "before_completed_at", "after_completed_at"),
+        *("before_emotion", "after_emotion", "is_changed", "seconds", "share"),
+    ),
     "alerts": ("video", "rule", "measure", "start_seconds", "end_seconds", "peak", "raised_at"),
     "queued_seconds": ("seconds", "to_plan", "to_annotate", "to_finish"),
 }
@@ -45,6 +54,8 @@ def _selects() -> dict[str, str]:
         "window_scores": _window_scores(),
         "video_summary": _video_summary(),
         "failures": _FAILURES,
+        "archive": _ARCHIVE,
+        "annotation_changes": _CHANGES,
         "alerts": _ALERTS,
         "queued_seconds": _queued_seconds(),
     }
@@ -66,6 +77,44 @@ _FAILURES = """
     SELECT videos.uri, latest.warning_code, latest.warning_message, 'warning', latest.attempts, latest.completed_at
     FROM videos JOIN annotations latest ON latest.id = videos.current_annotation_id
     WHERE latest.warning_code IS NOT NULL"""
+
+# What is known of each video, annotated or not; a pipeline by its digest, as `moodreel pipelines list` shows it.
+_ARCHIVE = """
+    SELECT videos.id, videos.uri, videos.version, videos.size_bytes, videos.created_at, videos.recorded_at,
+           videos.recorded_at_source, videos.container,
+           COALESCE(annotations.duration_seconds, videos.duration_seconds), videos.width, videos.height,
+           videos.video_codec, videos.audio_codec, videos.has_audio, videos.has_video,
+           videos.gone_at, annotations.completed_at, pipelines.digest
+    FROM videos
+    LEFT JOIN annotations ON annotations.id = videos.current_annotation_id
+    LEFT JOIN pipelines ON pipelines.id = annotations.pipeline_id"""
+
+# Of each two complete annotations of a video's latest version, the earlier one before the later one.
+_CHANGES = """
+    SELECT uri, version, before_pipeline_id, after_pipeline_id, before_completed_at, after_completed_at,
+           before_emotion, after_emotion,
+           CASE WHEN before_emotion = after_emotion OR before_emotion IS NULL AND after_emotion IS NULL
+                THEN FALSE ELSE TRUE END,
+           SUM(overlap), SUM(overlap) / duration_seconds
+    FROM (
+        SELECT videos.uri, videos.version, old.id AS before_id, new.id AS after_id,
+               old.pipeline_id AS before_pipeline_id, new.pipeline_id AS after_pipeline_id,
+               old.completed_at AS before_completed_at, new.completed_at AS after_completed_at, new.duration_seconds,
+               was.emotion AS before_emotion, becomes.emotion AS after_emotion,
+               CASE WHEN was.end_seconds < becomes.end_seconds THEN was.end_seconds ELSE becomes.end_seconds END
+               - CASE WHEN was.start_seconds > becomes.start_seconds THEN was.start_seconds
+                      ELSE becomes.start_seconds END AS overlap
+        FROM videos
+        JOIN annotations old ON old.video_id = videos.id AND old.version = videos.version AND old.status = 'done'
+        JOIN annotations new ON new.video_id = videos.id AND new.version = videos.version AND new.status = 'done'
+                            AND (new.completed_at > old.completed_at
+                                 OR new.completed_at = old.completed_at AND new.id > old.id)
+        JOIN segments was ON was.annotation_id = old.id
+        JOIN segments becomes ON becomes.annotation_id = new.id
+                             AND becomes.start_seconds < was.end_seconds AND becomes.end_seconds > was.start_seconds
+    ) pairs
+    GROUP BY before_id, after_id, uri, version, before_pipeline_id, after_pipeline_id, before_completed_at,
+             after_completed_at, duration_seconds, before_emotion, after_emotion"""
 
 
 _ALERTS = """

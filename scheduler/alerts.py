@@ -12,7 +12,7 @@ from db.rows import AlertRule
 from db.store import Store
 from db.tables import EMOTIONS
 from scheduler.cli import print_json
-from scheduler.operate import prefix_of
+from scheduler.operate import prefix_given
 from scheduler.render import clock
 from scheduler.show import find_video, open_existing
 
@@ -44,7 +44,7 @@ def add(
         level=level,
         below=below,
         min_seconds=min_seconds,
-        source_prefix=prefix_of(source) if source else "",
+        source_prefix=prefix_given(source) if source else "",
         pipeline=pipeline,
     )
     with Store(db_url) as store:

@@ -11,14 +11,15 @@ from typing import Any
 
 from rich.console import Console
 
-from db.errors import BadOption, DatabaseLocked, LeaseLost, MoodreelError
+from db.errors import BadOption, DatabaseLocked, Forgotten, LeaseLost, MoodreelError
 from db.identity import Source
 from db.store import Store
 from scheduler.cli import EXIT_FAILED, EXIT_INTERRUPTED, stderr
 from scheduler.progress import bars
 from scheduler.render import complain
-from scheduler.sources import find
+from scheduler.sources import ANY, find
 from scheduler.summary import DONE, ELSEWHERE, FAILED, SKIPPED, Line, summarise
+from scheduler.wanted import Wanted
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class AnnotateOptions:
     label_map: str | None = None
     span_seconds: float = 600.0
     adapt: bool = True
+    wanted: Wanted = ANY
 
 
 def run(paths: Sequence[str], options: AnnotateOptions) -> int:
@@ -46,7 +48,7 @@ def run(paths: Sequence[str], options: AnnotateOptions) -> int:
         MoodreelError: a wrong option, or something without which no video can be annotated.
     """
     recipe = recipe_of(options)
-    found = list(find(paths))
+    found = list(find(paths, options.wanted))
     lines = [Line("", FAILED, error=item) for item in found if isinstance(item, MoodreelError)]
     for line in lines:
         _complain(stderr(), line)
@@ -142,8 +144,8 @@ def _fuse_anew(store: Store, recipe: Any, sources: Sequence[Source]) -> dict[str
     lines: dict[str, Line] = {}
     for source in sources:
         if source.uri in windows:
-            store.observe(source.uri, source.version, source.size_bytes)
-            with suppress(LeaseLost, DatabaseLocked):  # then it goes the long way
+            with suppress(LeaseLost, DatabaseLocked, Forgotten):  # then it goes the long way
+                store.observe(source.uri, source.version, source.size_bytes)
                 done = store.annotation(fuse_anew(store, windows[source.uri], recipe.identity))
                 lines[source.uri] = Line(source.uri, DONE, warning=done.warning)
     return lines

@@ -8,10 +8,11 @@ import click
 
 from db.errors import FAILURES, MoodreelError, NotInstalled
 from db.identity import printable
-from scheduler.cli_fleet import COMMANDS
+from scheduler import cli_fleet, cli_keep
 from scheduler.cli_hooks import alerts, hooks
 from scheduler.cli_train import train
-from scheduler.options import adapt_option, db_option, json_option
+from scheduler.options import adapt_option, db_option, json_option, wanted_options
+from scheduler.wanted import Wanted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -44,10 +45,18 @@ Many machines, with PostgreSQL (MOODREEL_DB) and Redis (MOODREEL_BROKER):
   moodreel watch incoming/                   the scheduler: finds videos, hands them out
   moodreel work                              a worker; as many as there are machines
   moodreel submit archive/                   put videos into the queue
+  moodreel submit s3://archive/2026/         the same, of a bucket: all whose keys begin like this
   moodreel status --live                     how fast it goes, and how long it will take
   moodreel retry --code decoder_timeout      put failed videos back into the queue
   moodreel hooks add https://...             post what is done to another system
   moodreel alerts add distress fearful 0.6   raise an alert where somebody is afraid
+
+\b
+Over the years:
+  moodreel backfill --pipeline NAME          annotate the archive with another pipeline, at low priority
+  moodreel forget s3://bucket/clip.mp4       erase a video's rows for good, and keep it out
+  moodreel retention set incoming/ 90d       erase results by age
+  moodreel audit                             who asked for what
 
 \b
 Ask the database itself, for instance with sqlite3:
@@ -92,6 +101,7 @@ def cli() -> None:
     show_default=True,
     help="Where the models run; auto takes a GPU if there is one.",
 )
+@wanted_options
 @json_option
 def annotate(
     paths: tuple[str, ...],
@@ -106,12 +116,15 @@ def annotate(
     label_map: str | None,
     device: str,
     as_json: bool,
+    wanted: Wanted,
 ) -> None:
     """Annotate videos and store their timelines.
 
-    PATH is a file, a folder (searched recursively for videos, going by their names) or a pattern like 'clips/*.mp4'. A
-    sound file named itself is annotated by voice alone. Videos that this pipeline has already annotated are skipped; a
-    changed file is annotated anew. Videos that another run holds at the moment count as not done.
+    PATH is a file, a folder (searched recursively for videos, going by their names), a pattern like 'clips/*.mp4', or
+    s3://BUCKET/KEY: that object, or all videos whose keys begin like this. --suffix and the options after it say which
+    videos of those that a search comes upon are meant; what is named itself is always taken. A sound file named itself
+    is annotated by voice alone. Videos that this pipeline has already annotated are skipped; a changed file is
+    annotated anew. Videos that another run holds at the moment count as not done.
 
     \b
     --fusion NAME is one of
@@ -126,7 +139,9 @@ def annotate(
     from scheduler.annotate import AnnotateOptions, run
 
     models = (preset, audio_model, video_model, label_map)
-    options = AnnotateOptions(db_url, window_seconds, hop_seconds, fusion_rule, device, as_json, *models, adapt=adapt)
+    options = AnnotateOptions(
+        db_url, window_seconds, hop_seconds, fusion_rule, device, as_json, *models, adapt=adapt, wanted=wanted
+    )
     sys.exit(run(paths, options))
 
 
@@ -178,7 +193,7 @@ def fuse(
 @db_option
 @json_option
 def timeline(uri: str, db_url: str, as_json: bool) -> None:
-    """Show the timeline of one video: a path as it was annotated, or its URI in the database."""
+    """Show the timeline of one video: a path as it was annotated, or its URI in the database, as s3://BUCKET/KEY."""
     from scheduler.show import show_timeline
 
     show_timeline(uri, db_url, as_json)
@@ -221,7 +236,7 @@ def doctor(db_url: str, as_json: bool) -> None:
     sys.exit(0 if examine(db_url, as_json) else EXIT_FAILED)
 
 
-for command in (*COMMANDS, hooks, alerts, train):
+for command in (*cli_fleet.COMMANDS, *cli_keep.COMMANDS, hooks, alerts, train):
     cli.add_command(command)
 
 

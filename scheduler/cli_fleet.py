@@ -13,7 +13,9 @@ from scheduler.options import (
     metrics_host_option,
     metrics_port_option,
     pipeline_option,
+    wanted_options,
 )
+from scheduler.wanted import Wanted
 
 EXIT_FAILED = 1
 
@@ -24,22 +26,32 @@ EXIT_FAILED = 1
 @pipeline_option
 @click.option("--priority", type=click.IntRange(-1000, 1000), default=0, show_default=True, help="Higher goes first.")
 @click.option("--wait", is_flag=True, help="Wait, with progress, until these videos are done or have failed.")
+@wanted_options
 @json_option
-def submit(paths: tuple[str, ...], db_url: str, pipeline: str | None, priority: int, wait: bool, as_json: bool) -> None:
+def submit(
+    paths: tuple[str, ...],
+    db_url: str,
+    pipeline: str | None,
+    priority: int,
+    wait: bool,
+    as_json: bool,
+    wanted: Wanted,
+) -> None:
     """Put videos into the fleet's queue, which is in the database; the broker is not needed for it.
 
-    PATH is what `moodreel annotate` takes: a file, a folder or a pattern. What is in the queue already keeps its place,
-    or gets a better one; what is done becomes current again; what had failed is tried again.
+    PATH is what `moodreel annotate` takes: a file, a folder, a pattern, or s3://BUCKET/KEY for one object or all
+    whose keys begin like this. What is in the queue already keeps its place, or gets a better one; what is done becomes
+    current again; what had failed is tried again.
 
     Each point of priority is worth ten minutes of waiting: a video of priority 6 overtakes those of priority 0 that
     were submitted in the last hour, and none waits forever.
     """
     from scheduler.submit import run
 
-    sys.exit(run(paths, db_url, pipeline, priority, wait=wait, as_json=as_json))
+    sys.exit(run(paths, db_url, pipeline, priority, wait=wait, as_json=as_json, wanted=wanted))
 
 
-@click.command(short_help="Run the scheduler: watch folders, feed the workers.")
+@click.command(short_help="Run the scheduler: watch folders and buckets, feed the workers.")
 @click.argument("folders", nargs=-1, metavar="[FOLDER]...")
 @db_option
 @broker_option
@@ -58,7 +70,7 @@ def submit(paths: tuple[str, ...], db_url: str, pipeline: str | None, priority: 
     default=10.0,
     show_default=True,
     metavar="SECONDS",
-    help="Pause between two looks at the folders.",
+    help="Pause between two looks at the folders, and between two listings of buckets without --events.",
 )
 @click.option(
     "--settle",
@@ -69,6 +81,19 @@ def submit(paths: tuple[str, ...], db_url: str, pipeline: str | None, priority: 
     metavar="SECONDS",
     help="How long a file must not have been written to; besides, two looks must find it the same.",
 )
+@click.option(
+    "--events", metavar="QUEUE_URL", help="SQS queue that tells of the buckets' objects, when they come and go."
+)
+@click.option(
+    "--reconcile-every",
+    "reconcile_every_seconds",
+    type=click.FloatRange(1.0),
+    default=6 * 3600.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Pause between two listings of the buckets beside --events, for what these missed.",
+)
+@wanted_options
 @metrics_port_option
 @metrics_host_option
 @log_format_option
@@ -80,6 +105,9 @@ def watch(
     priority: int,
     every_seconds: float,
     settle_seconds: float,
+    events: str | None,
+    reconcile_every_seconds: float,
+    wanted: Wanted,
     metrics_port: int | None,
     metrics_host: str,
     log_format: str,
@@ -91,6 +119,10 @@ def watch(
 
     In each FOLDER, and below it, it finds new and changed videos, going by their names, and puts them into the queue.
     Hidden files are left out. Nothing is ever taken out of the database because a file or a folder is gone.
+
+    FOLDER may be s3://BUCKET/PREFIX: all objects whose keys begin like this. They are listed once every --every
+    seconds; or, with --events, when a message tells of them, and as a whole only every --reconcile-every seconds. An
+    object that is gone is marked as such; what is known of it stays.
     """
     from scheduler.watch import WatchOptions, run
 
@@ -102,6 +134,9 @@ def watch(
         priority=priority,
         every_seconds=every_seconds,
         settle_seconds=settle_seconds,
+        events=events,
+        reconcile_every_seconds=reconcile_every_seconds,
+        wanted=wanted,
         metrics_port=metrics_port,
         metrics_host=metrics_host,
         log_format=log_format,

@@ -18,7 +18,7 @@ from db.rows import NewHook
 from db.store import Store
 from db.tables import HOOK_EVENTS
 from scheduler.cli import print_json
-from scheduler.operate import prefix_of
+from scheduler.operate import prefix_given
 from scheduler.show import open_existing
 from scheduler.webhook import addresses, check_url, key_of, post
 
@@ -55,7 +55,7 @@ def add(
         url=url,
         secret=secret,
         events=kinds,
-        source_prefix=prefix_of(source) if source else "",
+        source_prefix=prefix_given(source) if source else "",
         insecure_http=insecure_http,
         link_local=link_local,
     )

@@ -10,6 +10,7 @@ from rich.text import Text
 from db.errors import FAILURES, BadOption
 from db.identity import printable, uri_of
 from db.store import Store
+from scheduler.actor import actor
 from scheduler.cli import print_json, stderr
 from scheduler.show import open_existing
 from scheduler.submit import warn_if_nobody_feeds
@@ -24,11 +25,12 @@ def set_limit(db_url: str, prefix: str | None, max_running: int | None, *, remov
     if remove and (prefix is None or max_running is not None):
         raise BadOption("--remove takes a PREFIX and no N")
     with open_existing(db_url) as store:
-        begins = None if prefix is None else prefix_of(prefix)
+        begins = None if prefix is None else prefix_given(prefix)
         if begins is not None and remove and begins not in store.source_limits():
             raise BadOption(f"there is no limit for {printable(begins)}")
         if begins is not None and (remove or max_running is not None):
-            store.limit_source(begins, max_running)
+            with store.audited(actor(), "limit", {"prefix": begins, "max_running": max_running}):
+                store.limit_source(begins, max_running)
         limits = store.source_limits()
     shown = limits if begins is None or remove else {begins: limits[begins]} if begins in limits else {}
     if as_json:
@@ -56,7 +58,9 @@ def retry_failed(db_url: str, names: Sequence[str], code: str | None, *, every: 
             f"there is no failure code {printable(code)}", hint="`moodreel status` shows those that occurred."
         )
     with open_existing(db_url) as store:
-        n = store.retry([_uri(name) for name in names], code)
+        uris = [uri_given(name) for name in names]
+        with store.audited(actor(), "retry", {**store.named(uris), "code": code}) as counts:
+            counts["annotations"] = n = store.retry(uris, code)
         said = f"{n} put back into the queue; spans that were done stay done" if n else "nothing of that has failed"
         Console().print(Text(said), soft_wrap=True)
         if n:
@@ -73,7 +77,9 @@ def cancel_waiting(db_url: str, names: Sequence[str], *, every: bool) -> None:
     if every and names:
         raise BadOption("name the videos, or give --all")
     with open_existing(db_url) as store:
-        n = store.cancel([_uri(name) for name in names])
+        uris = [uri_given(name) for name in names]
+        with store.audited(actor(), "cancel", store.named(uris)) as counts:
+            counts["annotations"] = n = store.cancel(uris)
     said = (
         f"{n} cancelled; workers let go of them with their next heartbeat" if n else "nothing of that is in the queue"
     )
@@ -95,11 +101,13 @@ def _require_choice(names: Sequence[str], otherwise: bool, options: str) -> None
         raise BadOption(f"name the videos or folders, or give {options}")
 
 
-def _uri(name: str) -> str:
-    """The URI that a path or a URI means."""
-    return name if "://" in name else uri_of(name)
+def uri_given(name: str) -> str:
+    """The URI that a path or a URI means; a slash at its end stays."""
+    if "://" in name:
+        return name
+    return uri_of(name).rstrip("/") + "/" if name.endswith("/") else uri_of(name)
 
 
-def prefix_of(name: str) -> str:
+def prefix_given(name: str) -> str:
     """How URIs begin that lie below a folder, or that begin like this."""
     return name if "://" in name else uri_of(name).rstrip("/") + "/"

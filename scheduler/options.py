@@ -1,6 +1,13 @@
 """Options that several commands have."""
 
+from collections.abc import Callable
+from dataclasses import fields
+from functools import wraps
+from typing import Any
+
 import click
+
+from scheduler.wanted import Wanted, bytes_of, moment_of, suffix_of
 
 db_option = click.option(
     "--db",
@@ -54,3 +61,53 @@ metrics_host_option = click.option(
     metavar="ADDRESS",
     help="Where the metrics are served; 0.0.0.0 for other machines to read.",
 )
+
+
+def _read_by(read: Callable[[str], Any]) -> Callable[[click.Context, click.Parameter, Any], Any]:
+    """A callback that reads an option's text, or each of its texts, by a function that raises ValueError."""
+
+    def callback(_context: click.Context, _parameter: click.Parameter, value: Any) -> Any:
+        try:
+            if isinstance(value, tuple):
+                return frozenset(map(read, value)) or None
+            return None if value is None else read(value)
+        except (ValueError, OverflowError) as error:
+            raise click.BadParameter(str(error)) from error
+
+    return callback
+
+
+_WANTED = (
+    click.option(
+        "--suffix",
+        "suffixes",
+        multiple=True,
+        callback=_read_by(suffix_of),
+        metavar="SUFFIX",
+        help="Look for names with this one, like .mkv; may be given several times. Default: those of videos.",
+    ),
+    click.option(
+        "--min-size", "min_bytes", callback=_read_by(bytes_of), metavar="SIZE", help="In bytes, or like 10K, 1.5M, 2G."
+    ),
+    click.option("--max-size", "max_bytes", callback=_read_by(bytes_of), metavar="SIZE", help="The same."),
+    click.option(
+        "--newer-than",
+        callback=_read_by(moment_of),
+        metavar="WHEN",
+        help="Written since: a date like 2026-01-31 (UTC), or an age like 12h, 7d, 4w.",
+    ),
+    click.option("--older-than", callback=_read_by(moment_of), metavar="WHEN", help="Not written since."),
+)
+
+
+def wanted_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Options that say which videos a search is for; the command gets them as one argument, `wanted`."""
+
+    @wraps(command)
+    def with_wanted(*arguments: Any, **options: Any) -> None:
+        named = {field.name: options.pop(field.name) for field in fields(Wanted)}
+        command(*arguments, wanted=Wanted(**named), **options)
+
+    for option in reversed(_WANTED):
+        with_wanted = option(with_wanted)
+    return with_wanted

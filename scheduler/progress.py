@@ -1,11 +1,11 @@
 """Progress over videos and within each, with the time that is left; nothing where there is no terminal."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import PurePath
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from db.identity import Source, path_of, printable
 
@@ -60,6 +60,15 @@ class TerminalBars(Bars):
     def _show(self) -> None:
         under_way = sum(share for _, share in list(self._tasks.values()))
         self._progress.update(self._all, completed=self._finished + under_way)
+
+
+@contextmanager
+def counter(console: Console, what: str, total: int, *, quiet: bool) -> Iterator[Callable[[int], None]]:
+    """A bar that is moved on by so many, with the time that is left; on a terminal, unless quiet is asked for."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(compact=True))
+    with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as progress:
+        task = progress.add_task(what, total=total)
+        yield lambda n: progress.advance(task, n)
 
 
 @contextmanager

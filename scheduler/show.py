@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from db.errors import FAILURES, DatabaseLocked, DatabaseUnreachable, PathMissing
-from db.identity import printable, uri_of
+from db.identity import ObjectName, printable, uri_of
 from db.rows import FleetStatus, Status, Video
 from db.store import Store
 from scheduler.cli import print_json
@@ -39,6 +39,8 @@ def open_existing(db_url: str) -> Store:
 
 def find_video(store: Store, name: str) -> Video | None:
     """A video by its path or by its URI."""
+    if ObjectName.of(name):
+        return store.video(name)
     return store.video(uri_of(name)) or store.video(printable(name))
 
 
@@ -56,12 +58,15 @@ def show_timeline(name: str, db_url: str, as_json: bool) -> None:
             shown = printable(name)
             raise PathMissing(f"{shown} {known}", f"moodreel annotate {shown}   (moodreel status shows what failed)")
     if as_json:
-        print_json({"video": video.uri, "timeline": [asdict(piece) for piece in pieces]})
+        gone_at = video.gone_at.isoformat() if video.gone_at else None
+        print_json({"video": video.uri, "gone_at": gone_at, "timeline": [asdict(piece) for piece in pieces]})
         return
     console = Console()
     console.print(
         Text(printable(video.uri), style="bold"), Text(clock(pieces[-1].end_seconds), style="dim"), soft_wrap=True
     )
+    if video.gone_at:
+        console.print(Text(f"gone from there since {video.gone_at:%Y-%m-%d %H:%M} UTC", style="yellow"))
     console.print(strip(pieces, min(console.width, 100)))
     console.print(legend(pieces))
     console.print(timeline_table(pieces))
@@ -101,7 +106,8 @@ def _asked(question: Callable[[], RenderableType]) -> RenderableType:
 
 
 def _status(status: Status, fleet: FleetStatus) -> Group:
-    parts: list[RenderableType] = [Text(f"{status.videos} videos, {clock(status.annotated_seconds)} annotated")]
+    gone = f" ({status.gone} gone from where they were)" if status.gone else ""
+    parts: list[RenderableType] = [Text(f"{status.videos} videos{gone}, {clock(status.annotated_seconds)} annotated")]
     parts.append(_counts("annotations", status.annotations))
     if status.pipelines:
         parts.append(_counts("pipeline", {_brief(name): n for name, n in status.pipelines.items()}))

@@ -1,4 +1,4 @@
-"""Where videos are: files, folders and globs on this machine. Finds them; opens none."""
+"""Where videos are: files, folders and globs on this machine, and objects of buckets. Finds them; opens none."""
 
 import glob
 import os
@@ -7,40 +7,47 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from db.errors import MoodreelError, NotReadable, NoVideos, PathMissing
-from db.identity import Source, printable, uri_of
+from db.identity import ObjectName, Source, printable
+from scheduler.objects import Search
+from scheduler.wanted import Wanted
 
-# What a folder is searched for. A file that is named itself may have any name.
-VIDEO_SUFFIXES = frozenset(
-    (
-        *(".3gp", ".asf", ".avi", ".divx", ".f4v", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4"),
-        *(".mpeg", ".mpg", ".mts", ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv"),
-    )
-)
+ANY = Wanted()
 
 
-def find(paths: Sequence[str]) -> Iterator[Source | MoodreelError]:
-    """Find videos in files, folders (recursively, hidden ones left out) and globs, each once, in a stable order.
+def find(paths: Sequence[str], wanted: Wanted = ANY) -> Iterator[Source | MoodreelError]:
+    """Find videos in files, folders (recursively, hidden ones left out), globs, buckets; each once, in a stable order.
+
+    Args:
+        paths: of files and folders, patterns, and URIs of objects or how such URIs begin.
+        wanted: which of what a folder or bucket is searched for; what is named itself may be whatever it is.
 
     Yields:
         A source for each video; for a path that leads to none, or cannot be looked into, the error that says so.
     """
     seen: set[int] = set()  # hashes, because there may be a million names
+    buckets = Search(wanted)
     for path in paths:
+        if place := ObjectName.of(path):
+            yield from buckets.find(place)
+            continue
         any_found = False
-        for item in _look(path):
+        for item in _look(path, wanted):
             any_found = True
             if isinstance(item, MoodreelError):
                 yield item
-            elif (key := hash(uri_of(item))) not in seen:
+            elif (key := hash(item.uri)) not in seen:
                 seen.add(key)
-                yield _describe(item)
+                yield item
         if not any_found:
             yield _nothing(path)
 
 
-def _look(path: str) -> Iterator[Path | MoodreelError]:
+def _look(path: str, wanted: Wanted) -> Iterator[Source | MoodreelError]:
     try:
-        yield from _files(path)
+        for item, limits in _files(path, wanted):
+            found = item if isinstance(item, MoodreelError) else _describe(item)
+            if isinstance(found, MoodreelError) or limits.takes(found.size_bytes, found.modified_at_seconds):
+                yield found
     except OSError as error:
         yield NotReadable(f"{printable(path)}: {error.strerror}")
 
@@ -55,32 +62,41 @@ def _describe(file: Path) -> Source | MoodreelError:
     return Source.of(file, status)
 
 
-def _files(path: str) -> Iterator[Path | MoodreelError]:
-    """What a path or a pattern stands for.
+def _files(path: str, wanted: Wanted) -> Iterator[tuple[Path | MoodreelError, Wanted]]:
+    """What a path or a pattern stands for, and what of it is wanted.
 
     Raises:
         OSError: it cannot be looked at.
     """
+    searched = wanted.as_search()
     try:
         mode = os.stat(path).st_mode
     except (FileNotFoundError, NotADirectoryError):
         for match in sorted(glob.glob(path, recursive=True)):
-            yield from _folder(match) if os.path.isdir(match) else [Path(match)]
+            if os.path.isdir(match):
+                yield from ((item, searched) for item in _folder(match, searched))
+            elif wanted.takes_name(match):
+                yield Path(match), wanted
         return
-    yield from _folder(path) if stat.S_ISDIR(mode) else [Path(path)]
+    if stat.S_ISDIR(mode):
+        yield from ((item, searched) for item in _folder(path, searched))
+    else:
+        yield Path(path), ANY
 
 
-def _folder(folder: str) -> Iterator[Path | MoodreelError]:
+def _folder(folder: str, wanted: Wanted) -> Iterator[Path | MoodreelError]:
     closed: list[OSError] = []
     for root, folders, names in os.walk(folder, onerror=closed.append):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
-            if not name.startswith(".") and Path(name).suffix.lower() in VIDEO_SUFFIXES:
+            if not name.startswith(".") and wanted.takes_name(name):
                 yield Path(root, name)
     yield from (NotReadable(f"{printable(error.filename)}: {error.strerror}") for error in closed)
 
 
 def _nothing(path: str) -> MoodreelError:
     if Path(path).is_dir():
-        return NoVideos(f"{printable(path)}: no video in this folder or below it")
+        return NoVideos(f"{printable(path)}: no video of those wanted in this folder or below it")
+    if glob.glob(path, recursive=True):
+        return NoVideos(f"{printable(path)}: no video of those wanted among what this pattern means")
     return PathMissing(f"{printable(path)}: no such file or folder")

@@ -12,11 +12,13 @@ from db.errors import DatabaseLocked, DatabaseUnreachable, MoodreelError
 from db.identity import Source
 from db.rows import Pipeline, Submitted
 from db.store import Store
+from scheduler.actor import actor
 from scheduler.cli import EXIT_FAILED, print_json, stderr
 from scheduler.progress import bars
 from scheduler.render import complain
 from scheduler.show import open_existing
-from scheduler.sources import find
+from scheduler.sources import ANY, find
+from scheduler.wanted import Wanted
 
 SOURCES_AT_ONCE = 500
 POLL_SECONDS = 2.0
@@ -24,7 +26,16 @@ POLL_SECONDS = 2.0
 _T = TypeVar("_T")
 
 
-def run(paths: Sequence[str], db_url: str, pipeline: str | None, priority: int, *, wait: bool, as_json: bool) -> int:
+def run(
+    paths: Sequence[str],
+    db_url: str,
+    pipeline: str | None,
+    priority: int,
+    *,
+    wait: bool,
+    as_json: bool,
+    wanted: Wanted = ANY,
+) -> int:
     """Submit and print what became of it; returns the exit status.
 
     Raises:
@@ -36,13 +47,16 @@ def run(paths: Sequence[str], db_url: str, pipeline: str | None, priority: int, 
     awaited: dict[str, Source] = {}
     with open_existing(db_url) as store:
         chosen = store.pipeline_named(pipeline)
-        for some in batches(find(paths)):
-            sources = [item for item in some if isinstance(item, Source)]
-            for error in (item for item in some if isinstance(item, MoodreelError)):
-                errors.append(error)
-                complain(stderr(), error.code, str(error), error.hint)
-            total = plus(total, store.submit(chosen.id, sources, priority))
-            awaited |= {source.uri: source for source in sources} if wait else {}
+        subject = {"pipeline": chosen.digest, "priority": priority}
+        with store.audited(actor(), "submit", subject) as counts:
+            for some in batches(find(paths, wanted)):
+                sources = [item for item in some if isinstance(item, Source)]
+                for error in (item for item in some if isinstance(item, MoodreelError)):
+                    errors.append(error)
+                    complain(stderr(), error.code, str(error), error.hint)
+                total = plus(total, store.submit(chosen.id, sources, priority))
+                awaited |= {source.uri: source for source in sources} if wait else {}
+            counts |= asdict(total)
         if not as_json:
             Console().print(describe(total), highlight=False)
         warn_if_nobody_feeds(store)
@@ -94,7 +108,8 @@ def plus(one: Submitted, other: Submitted) -> Submitted:
 def describe(total: Submitted) -> str:
     """Counts for people."""
     said = {"new": "new", "waiting": "in the queue already", "again": "tried again", "done": "done already"}
-    return ", ".join(f"{getattr(total, name)} {words}" for name, words in said.items())
+    told = ", ".join(f"{getattr(total, name)} {words}" for name, words in said.items())
+    return f"{told}; {total.forgotten} left out, since they were forgotten" if total.forgotten else told
 
 
 def warn_if_nobody_feeds(store: Store) -> None:

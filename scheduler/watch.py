@@ -7,17 +7,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from threading import Event, Thread
 
-from db.errors import DatabaseError, DatabaseNewer, MoodreelError, NoVideos, PipelineUnknown
-from db.identity import Source
+from db.errors import BadOption, DatabaseError, DatabaseNewer, MoodreelError, NoVideos, PipelineUnknown
+from db.identity import ObjectName, Source
 from db.rows import Pipeline
 from db.store import Store
+from scheduler.buckets import BucketWatcher
 from scheduler.cli import EXIT_FAILED
 from scheduler.deliver import Deliverer
 from scheduler.feeder import Feeder
+from scheduler.ingest import EventQueue, Ingest
 from scheduler.metrics import Metrics
 from scheduler.queue import Queue
-from scheduler.sources import find
+from scheduler.retention import Keeper
+from scheduler.sources import ANY, find
 from scheduler.submit import batches
+from scheduler.wanted import Wanted
 
 STOP_SECONDS = 10.0  # for threads to end; one may hang for ever, in a share that does not answer
 
@@ -35,16 +39,29 @@ class WatchOptions:
     priority: int = 5
     every_seconds: float = 10.0
     settle_seconds: float = 5.0
+    wanted: Wanted = ANY
+    events: str | None = None
+    reconcile_every_seconds: float = 6 * 3600.0
     metrics_port: int | None = None
     metrics_host: str = "127.0.0.1"
     log_format: str = "json"
+
+    @property
+    def places(self) -> tuple[ObjectName, ...]:
+        """Those of the folders that are of buckets."""
+        return tuple(place for folder in self.folders if (place := ObjectName.of(folder)))
+
+    @property
+    def local_folders(self) -> tuple[str, ...]:
+        """The others."""
+        return tuple(folder for folder in self.folders if not ObjectName.of(folder))
 
 
 def run(options: WatchOptions) -> int:
     """Feed and watch until SIGTERM or SIGINT; returns the exit status.
 
     Raises:
-        BadOption: the broker's URL or the metrics' address cannot be used.
+        BadOption: the broker's URL or the metrics' address cannot be used, or there is no bucket to have events of.
         PipelineUnknown: there are folders to watch, but the pipeline is not registered.
         DatabaseError: the database cannot be opened.
     """
@@ -55,10 +72,26 @@ def run(options: WatchOptions) -> int:
         queue = Queue(options.broker_url)
         feeder = Feeder(store, queue, metrics)
         deliverer = Deliverer(store, feeder.name, metrics)
-        jobs: list[Callable[[], object]] = [lambda: feeder.run(stop), lambda: deliverer.run(stop)]
-        if options.folders:
-            watcher = Watcher(store, store.pipeline_named(options.pipeline), options)
+        jobs: list[Callable[[], object]] = [
+            lambda: feeder.run(stop),
+            lambda: deliverer.run(stop),
+            lambda: Keeper(store).run(stop),
+        ]
+        folders, places = options.local_folders, options.places
+        if options.events and not places:
+            raise BadOption("--events tells of buckets, and none is to be watched", "Name s3://BUCKET/PREFIX too.")
+        if folders or places:
+            pipeline = store.pipeline_named(options.pipeline)
+        if folders:
+            watcher = Watcher(store, pipeline, options)
             jobs.append(lambda: watcher.run(stop))
+        if places:
+            buckets = BucketWatcher(store, places, options.pipeline, options.priority, options.wanted)
+            every_seconds = options.reconcile_every_seconds if options.events else options.every_seconds
+            jobs.append(lambda: buckets.run(stop, every_seconds))
+        if options.events:
+            ingest = Ingest(EventQueue(options.events), buckets)
+            jobs.append(lambda: ingest.run(stop))
         if options.metrics_port is not None:
             metrics.serve(options.metrics_port, options.metrics_host)
             jobs.append(lambda: metrics.run(store, stop))
@@ -144,7 +177,7 @@ class Watcher:
         waiting: set[int] = set()
         complaints: set[str] = set()
         submitted = 0
-        for some in batches(find(self._options.folders)):
+        for some in batches(find(self._options.local_folders, self._options.wanted)):
             if stop is not None and stop.is_set():
                 return submitted
             complaints |= self._complain([item for item in some if isinstance(item, MoodreelError)])

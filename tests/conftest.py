@@ -13,9 +13,11 @@ from pathlib import Path
 import pytest
 
 from tests.database import database_url, missing, postgresql_server, postgresql_url, store
+from tests.faulty_store import FaultyStore
 from tests.fetch_media import CLIPS, cache_folder, fetch
 from tests.running_fleet import Fleet
-from tests.servers import RedisServer, ServerMissing
+from tests.servers import ObjectStore, RedisServer, ServerMissing
+from worker import objects
 
 __all__ = ["database_url", "postgresql_server", "postgresql_url", "store"]
 
@@ -62,6 +64,39 @@ def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
         raise
     with server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def object_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
+    """A server of buckets and queues, started for the session."""
+    try:
+        server = ObjectStore(tmp_path_factory.mktemp("objects"))
+    except ServerMissing as reason:
+        missing(str(reason))
+        raise
+    with server:
+        yield server
+
+
+@pytest.fixture
+def object_store(object_server: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectStore]:
+    """An empty server of buckets and queues, which the environment leads to."""
+    object_server.reset()
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name, value in object_server.environment.items():
+        monkeypatch.setenv(name, value)
+    objects.client.cache_clear()
+    yield object_server
+    objects.client.cache_clear()
+
+
+@pytest.fixture
+def faulty_store(object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyStore]:
+    """A proxy in front of the buckets, which the environment leads to instead."""
+    with FaultyStore(object_store.url) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
+        yield proxy
 
 
 @pytest.fixture

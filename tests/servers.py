@@ -1,17 +1,20 @@
-"""Real servers for tests of the fleet: Redis and PostgreSQL, which can be killed, paused, emptied and started again.
+"""Real servers for tests: Redis, PostgreSQL and buckets, which can be killed, paused, emptied and started again.
 
 Plain classes, which know nothing of pytest; the fixtures that start them are in `tests.conftest` and `tests.database`.
-A server keeps its address and its data over a restart.
+A server keeps its address over a restart, and its data too, but for the buckets, which are in memory.
 """
 
 import importlib.util
 import json
+import os
 import secrets
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
+import urllib.request
 import uuid
 from collections.abc import Mapping
 from contextlib import suppress
@@ -24,6 +27,19 @@ import sqlalchemy as sa
 QUEUE = "moodreel"
 LISTS = (QUEUE, *(f"{QUEUE}:{step}" for step in (3, 6, 9)))  # one for each priority; workers empty the first ones first
 START_SECONDS = 20.0
+MOTO = """
+from moto.moto_server import utilities
+from moto.server import main
+
+make = utilities.RegexConverter.__init__
+
+def converter(self, url_map, *items):  # of paths: keys with newlines have a path too
+    make(self, url_map, *items)
+    self.regex = f"(?s:{self.regex})"
+
+utilities.RegexConverter.__init__ = converter
+main()
+"""
 NOT_DURABLE = {"fsync": "off", "full_page_writes": "off"}
 
 
@@ -247,6 +263,88 @@ class PostgresServer:
         pgexec("pg_ctl", stop, bin_path=self._server.bin_path, user=self._server.system_user)
         time.sleep(down_seconds)
         self._server.ensure_postgres_running()
+
+
+class ObjectStore:
+    """Buckets and queues (S3 and SQS) of moto, which checks no credentials and keeps all in memory. A context manager.
+
+    Args:
+        folder: for its log.
+
+    Raises:
+        ServerMissing: it is not installed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        if importlib.util.find_spec("moto") is None or importlib.util.find_spec("flask") is None:
+            raise ServerMissing("moto is not installed: make test does that")
+        self._log, self._port = folder / "objects.log", _free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @property
+    def url(self) -> str:
+        """Of its endpoint."""
+        return f"http://127.0.0.1:{self._port}"
+
+    @property
+    def port(self) -> int:
+        """That it listens on."""
+        return self._port
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What leads every tool of AWS to it, and to nothing else."""
+        return {
+            "AWS_ENDPOINT_URL": self.url,
+            "AWS_ACCESS_KEY_ID": "an-id",
+            "AWS_SECRET_ACCESS_KEY": "a-secret",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_CONFIG_FILE": os.devnull,
+            "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+
+    def client(self, service: str) -> Any:
+        """A client of boto3, `s3` or `sqs`, which is not that of the program."""
+        import boto3
+
+        return boto3.client(
+            service,
+            endpoint_url=self.url,
+            region_name="us-east-1",
+            aws_access_key_id="a-tester",
+            aws_secret_access_key="a-secret",
+        )
+
+    def start(self) -> None:
+        """Start it, empty, and wait until it answers."""
+        with self._log.open("ab") as log:
+            command = [sys.executable, "-c", MOTO, "-H", "127.0.0.1", "-p", str(self._port)]
+            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        _wait_for(self._answers, f"moto's server: see {self._log}")
+
+    def _answers(self) -> bool:
+        with suppress(OSError), urllib.request.urlopen(f"{self.url}/moto-api/data.json", timeout=5.0) as answer:
+            return bool(answer.status == 200)
+        return False
+
+    def reset(self) -> None:
+        """Forget everything."""
+        urllib.request.urlopen(f"{self.url}/moto-api/reset", data=b"", timeout=10.0).close()
+
+    def stop(self) -> None:
+        """End it, and everything in it; nothing happens if it has ended."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(START_SECONDS)
+            self._process = None
 
 
 def _redis_program() -> Path:

@@ -1,8 +1,8 @@
 """The child process that decodes: `python -m worker.decoder`, started by `worker.reader`.
 
-It is handed open descriptors, one for each job, over the socket that it inherits, and sends messages back, their arrays
-through shared memory that it inherits as well; it never sees a path, an address or a credential. It ends when the
-parent hangs up. Imports no torch.
+It is handed open descriptors, one for each job, over the socket that it inherits: of a file, or of a socket over which
+an object's bytes are lent. It sends messages back, their arrays through shared memory that it inherits as well; it
+never sees a path, an address or a credential. It ends when the parent hangs up. Imports no torch.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from av.video.frame import VideoFrame
 from models.errors import ModelError
 from worker.channel import Channel, ChannelClosed
 from worker.decoder_media import Media
-from worker.decoder_open import DescriptorFile, MediaError
+from worker.decoder_open import MediaError, SourceLost, media_file
 from worker.decoder_probe import probe
 from worker.decoder_sound import Listener, SoundTrack
 from worker.decoder_time import FrameTimes
@@ -215,7 +215,7 @@ class SpanReader:
 
 
 def _run(job: Job, descriptor: int, tools: Tools, channel: Channel) -> None:
-    file = DescriptorFile(descriptor)
+    file = media_file(descriptor)
     if job.request is None:
         channel.send(probe(file))
         return
@@ -230,6 +230,8 @@ def _failure(error: Exception) -> Failure:
         return Failure(error.code, str(error))
     if isinstance(error, ModelError):
         return Failure("weights_missing", str(error))
+    if isinstance(error, SourceLost):
+        return Failure("source_unreachable", "its bytes came no more")
     if isinstance(error, MemoryError):
         return Failure("out_of_memory", "decoding it needs more memory than is allowed")
     if isinstance(error, av.error.FFmpegError):

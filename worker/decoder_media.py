@@ -8,7 +8,7 @@ from av.container import InputContainer
 from av.packet import Packet
 from av.stream import Disposition, Stream
 
-from worker.decoder_open import DescriptorFile, MediaError, open_container
+from worker.decoder_open import MediaError, MediaFile, open_container
 from worker.decoder_time import Timeline
 
 INDEXED_FORMATS = {"mov", "matroska", "avi", "flv", "asf", "wav", "flac", "mxf"}  # whose header promises a duration
@@ -56,7 +56,7 @@ class Media:
         MediaError: it cannot be opened, or holds neither sound nor pictures.
     """
 
-    def __init__(self, file: DescriptorFile, thread_count: int) -> None:
+    def __init__(self, file: MediaFile, thread_count: int) -> None:
         self._file = file
         self._thread_count = thread_count
         self._open()

@@ -1,4 +1,4 @@
-"""Opens a media file from its descriptor, inside the decoding child, or says why it cannot be opened.
+"""Opens a media file from what the decoding child was handed, or says why it cannot be opened.
 
 Only the formats of `FORMATS` are opened, and no other file, device or address ever is: playlists, concatenation
 scripts and image sequences are not among them.
@@ -6,9 +6,12 @@ scripts and image sequences are not among them.
 
 import os
 import stat
+from abc import ABC, abstractmethod
 
 import av
 from av.container import InputContainer
+
+from worker.lending import ASKED, GIVEN, MAX_GIVEN_BYTES, SIZE
 
 # The demuxers that may open a file, by FFmpeg's names: containers of recordings, each self-contained.
 FORMATS = (
@@ -18,6 +21,7 @@ FORMATS = (
 OPTIONS = {"format_whitelist": FORMATS, "protocol_whitelist": "none"}
 BUFFER_BYTES = 1 << 16
 SNIFFED_BYTES = 64
+MIN_ASKED_BYTES, MAX_ASKED_BYTES = BUFFER_BYTES, MAX_GIVEN_BYTES  # of an object, at once
 
 # How files begin.
 _IMAGES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*", b"\0\0\1\0", b"8BPS", b"\0\0\0\x0cjP  ")
@@ -46,21 +50,31 @@ class MediaError(Exception):
         self.code = code
 
 
-class DescriptorFile:
-    """A read-only file over a descriptor. It keeps its own position, since descriptors that were sent share theirs."""
+class SourceLost(Exception):  # noqa: N818 - the parent knows what went wrong
+    """Raised when the parent lends no more bytes. No OSError: nothing here is to take it for damage and read on."""
 
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-        self._position = 0
-        self._regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
 
+class MediaFile(ABC):
+    """A read-only file with a position of its own."""
+
+    _position = 0
+
+    @property
+    @abstractmethod
+    def size(self) -> int:
+        """Bytes in the file now."""
+
+    @abstractmethod
     def read(self, size: int) -> bytes:
         """Read up to `size` bytes."""
-        if not self._regular:
-            return os.read(self._descriptor, size)
-        content = os.pread(self._descriptor, size, self._position)
-        self._position += len(content)
-        return content
+
+    @abstractmethod
+    def peek(self, size: int) -> bytes:
+        """The first bytes, or none of them if they could be read only once."""
+
+    def seekable(self) -> bool:
+        """Whether it can be read at any place."""
+        return True
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         """Move to an offset from the start, from here, or from the end."""
@@ -71,6 +85,28 @@ class DescriptorFile:
     def tell(self) -> int:
         """Where the next byte is read."""
         return self._position
+
+
+def media_file(descriptor: int) -> MediaFile:
+    """The file that a descriptor leads to: an open one, or one whose bytes are lent over a socket."""
+    is_lent = stat.S_ISSOCK(os.fstat(descriptor).st_mode)
+    return LentFile(descriptor) if is_lent else DescriptorFile(descriptor)
+
+
+class DescriptorFile(MediaFile):
+    """A file over a descriptor. The position is not the descriptor's, since descriptors that were sent share theirs."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
+
+    def read(self, size: int) -> bytes:
+        """Read up to `size` bytes."""
+        if not self._regular:
+            return os.read(self._descriptor, size)
+        content = os.pread(self._descriptor, size, self._position)
+        self._position += len(content)
+        return content
 
     def seekable(self) -> bool:
         """Whether this is a file on a disk, not a pipe."""
@@ -86,13 +122,91 @@ class DescriptorFile:
         return os.pread(self._descriptor, size, 0) if self._regular else b""
 
 
+class LentFile(MediaFile):
+    """A file whose bytes the parent lends over a socket: see `worker.lending`.
+
+    Reading on from one place asks for more and more at once, and in the end always for what comes next as well, so that
+    the two processes seldom wait for each other.
+
+    Raises (from each method):
+        SourceLost: the parent lends no more.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._start, self._content, self._asked_bytes = 0, b"", MIN_ASKED_BYTES
+        self._ahead: int | None = None  # from where on bytes have been asked for that have not come yet
+        self._size = int(SIZE.unpack(self._receive(SIZE.size))[0])
+
+    @property
+    def size(self) -> int:
+        """Bytes in the object."""
+        return self._size
+
+    def read(self, size: int) -> bytes:
+        """Read up to `size` bytes."""
+        content = self._at(self._position, size)
+        self._position += len(content)
+        return content
+
+    def peek(self, size: int) -> bytes:
+        """The first bytes."""
+        return self._at(0, size)
+
+    def _at(self, offset: int, size: int) -> bytes:
+        end = self._start + len(self._content)
+        if offset >= self._size:
+            return b""
+        if not self._start <= offset < end:
+            reads_on = offset == end
+            self._asked_bytes = min(2 * self._asked_bytes, MAX_ASKED_BYTES) if reads_on else MIN_ASKED_BYTES
+            self._start, self._content = offset, self._given(offset)
+            end = offset + len(self._content)
+            if self._asked_bytes == MAX_ASKED_BYTES and end < self._size:
+                self._ask(end)
+        first = offset - self._start
+        return self._content[first : first + size]
+
+    def _given(self, offset: int) -> bytes:
+        """Bytes from an offset on; what had been asked for and is not wanted is passed over."""
+        while self._ahead != offset:
+            if self._ahead is not None:
+                self._take()
+            self._ask(offset)
+        return self._take()
+
+    def _ask(self, offset: int) -> None:
+        try:
+            os.write(self._descriptor, ASKED.pack(offset, self._asked_bytes))
+        except ConnectionError as error:
+            raise SourceLost from error
+        self._ahead = offset
+
+    def _take(self) -> bytes:
+        content = self._receive(GIVEN.unpack(self._receive(GIVEN.size))[0])
+        self._ahead = None
+        return content
+
+    def _receive(self, length: int) -> bytes:
+        received = bytearray()
+        while len(received) < length:
+            try:
+                more = os.read(self._descriptor, length - len(received))
+            except ConnectionError as error:
+                raise SourceLost from error
+            if not more:
+                raise SourceLost
+            received += more
+        return bytes(received)
+
+
 def _is_image(head: bytes) -> bool:
     webp = head[:4] == b"RIFF" and head[8:12] == b"WEBP"
     bitmap = head[:2] == b"BM" and head[6:10] == bytes(4)
     return head.startswith(_IMAGES) or webp or bitmap or (head[4:8] == b"ftyp" and head[8:12] in _IMAGE_BRANDS)
 
 
-def _has_whole_index(file: DescriptorFile) -> bool:
+def _has_whole_index(file: MediaFile) -> bool:
     """Whether the boxes of an MP4 or MOV file lead to its index (ISO 14496-12, section 4.2) without breaking off."""
     offset, found = 0, False
     while offset + 8 <= file.size:
@@ -109,7 +223,7 @@ def _has_whole_index(file: DescriptorFile) -> bool:
     return found
 
 
-def _diagnose(file: DescriptorFile, error: Exception) -> MediaError:
+def _diagnose(file: MediaFile, error: Exception) -> MediaError:
     """Why a file could not be opened."""
     head = file.peek(SNIFFED_BYTES)
     reason = getattr(error, "strerror", None) or type(error).__name__
@@ -122,7 +236,7 @@ def _diagnose(file: DescriptorFile, error: Exception) -> MediaError:
     return MediaError("not_media", "no known recording begins like this")
 
 
-def open_container(file: DescriptorFile) -> InputContainer:
+def open_container(file: MediaFile) -> InputContainer:
     """Open a container and find its streams.
 
     Raises:

@@ -6,7 +6,7 @@ import av
 from av.container import InputContainer
 
 from worker.decoder_media import Media, is_cover
-from worker.decoder_open import DescriptorFile
+from worker.decoder_open import MediaFile
 from worker.decoder_time import Timeline
 from worker.protocol import Probe
 
@@ -14,7 +14,7 @@ RESETTABLE_FORMATS = {"mpegts", "mpeg", "ogg"}  # whose timestamps may start aga
 N_RESET_PROBES = 16
 
 
-def probe(file: DescriptorFile) -> Probe:
+def probe(file: MediaFile) -> Probe:
     """What a file says about itself.
 
     Raises:
@@ -62,7 +62,7 @@ def _rotation(media: Media) -> int:
     return frame.rotation % 360 if frame is not None else 0  # type: ignore[union-attr]
 
 
-def _timestamps_start_again(media: Media, file: DescriptorFile) -> bool:
+def _timestamps_start_again(media: Media, file: MediaFile) -> bool:
     """Whether timestamps fall back somewhere, as in recordings joined byte by byte: then no time has one place."""
     if media.format not in RESETTABLE_FORMATS:
         return False

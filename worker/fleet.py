@@ -32,6 +32,7 @@ from db.errors import (
     DatabaseUnreachable,
     DeviceUnavailable,
     EquipmentError,
+    Forgotten,
     Internal,
     Interrupted,
     LeaseLost,
@@ -43,7 +44,7 @@ from db.errors import (
     SourceUnreachable,
     Undecodable,
 )
-from db.identity import Source
+from db.identity import ObjectName, Source
 from db.jobs import AGAIN, Claim
 from db.rows import FINISH, PLAN, SPAN, Assignment, Job, SpanClaim, StepClaim
 from db.store import Store
@@ -302,7 +303,7 @@ class FleetWorker:
         began = time.monotonic()
         try:
             self._do(held, assignment)
-        except LeaseLost as error:
+        except (LeaseLost, Forgotten) as error:
             return self._let_go(held.claim, error)
         except Exception as error:  # noqa: BLE001 - whatever a video sets off is its own failure
             return self._went_wrong(held.claim, assignment, error)
@@ -312,9 +313,13 @@ class FleetWorker:
         _log.info("done", extra={"seconds": round(time.monotonic() - began, 3)})
         return "done"
 
-    def _let_go(self, claim: Claim, error: LeaseLost) -> str:
-        """A job that is not ours any more: because it was cancelled, given back, or taken by somebody else."""
-        now = self._store.annotation(claim.annotation_id)
+    def _let_go(self, claim: Claim, error: LeaseLost | Forgotten) -> str:
+        """A job that is not ours any more: because it was forgotten, cancelled, given back, or taken by another."""
+        try:
+            now = self._store.annotation(claim.annotation_id)
+        except Forgotten:
+            _log.info("forgotten")
+            return "forgotten"
         if now.error_code == Cancelled.code:
             _log.info("cancelled")
             return "cancelled"
@@ -411,27 +416,29 @@ class FleetWorker:
         if windows and not self._store.spans(annotation.id):
             fuse_claimed(self._store, claim, windows[source.uri], recipe.identity)
             return
-        with opened(source) as descriptor, self._readers.reader() as reader:
-            probe = reader.probe(descriptor, source.uri)
+        with opened(source) as file, self._readers.reader() as reader:
+            probe = reader.probe(file, source.uri)
         spans, known = planned(recipe.plan, probe), facts(probe, source)
         self._patiently(lambda: self._store.plan(annotation.id, spans, claim, known))
 
     def _source(self, assignment: Assignment) -> Source:
-        """The file as it is now.
+        """The file or object as it is now.
 
         Raises:
             _Superseded: it is not the version that was asked for; what it is now is asked for in its place.
-            _Unsettled: it is being written to.
+            _Unsettled: the file is being written to. (An object is replaced at once, as a whole.)
+            NotReadable, ObjectArchived: the object cannot be looked at.
             SourceUnreachable: the place where it lies is not to be seen from here.
         """
         video, asked = assignment.video, assignment.annotation.version
         require_place(video.uri)
         source = latest(Source(video.uri, asked, video.size_bytes, 0.0))
         if source.version != asked:
-            if abs(time.time() - source.modified_at_seconds) < SETTLE_SECONDS:
+            is_file = ObjectName.of(video.uri) is None
+            if is_file and abs(time.time() - source.modified_at_seconds) < SETTLE_SECONDS:
                 raise _Unsettled(f"{video.uri}: the file is being written to")
             self._store.submit(assignment.pipeline.id, [source], assignment.priority)
-            raise _Superseded(f"{video.uri}: the file has changed; what it is now is annotated instead")
+            raise _Superseded(f"{video.uri} has changed; what it is now is annotated instead")
         return source
 
     def _annotate_span(self, claim: SpanClaim, held: Held, assignment: Assignment) -> None:
@@ -442,9 +449,9 @@ class FleetWorker:
             raise ChangedWhileReading(f"{video.uri}: the file changed after it was probed")
         run = SpanRun(claim, recipe, models, has_audio=video.has_audio, has_video=video.has_video)
         with (
-            opened(source) as descriptor,
+            opened(source) as file,
             self._readers.reader() as reader,
-            closing(reader.read(descriptor, source.uri, read_request(claim, recipe))) as events,
+            closing(reader.read(file, source.uri, read_request(claim, recipe))) as events,
         ):
             for rows in run.rows(self._watched(events, held)):
                 self._patiently(partial(self._store.checkpoint, claim, rows))

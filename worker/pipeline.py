@@ -12,16 +12,20 @@ from types import TracebackType
 from typing import Self
 
 from db.errors import (
+    ChangedWhileReading,
+    CredentialsRejected,
     DatabaseError,
     DatabaseLocked,
     EquipmentError,
+    Forgotten,
     Interrupted,
     LeaseLost,
     MoodreelError,
     NoStreams,
+    SourceUnreachable,
     Undecodable,
 )
-from db.identity import Source
+from db.identity import ObjectName, Source
 from db.rows import SpanClaim
 from db.store import Store
 from worker.finish import Finishing, publish, register
@@ -35,6 +39,7 @@ from worker.span import SpanRun, facts, planned, read_request
 
 LEASE_SECONDS = 120.0
 MAX_CHILDREN = 4
+MAX_VERSIONS = 3  # of one object, that are begun one after another as it is replaced
 
 DONE, FAILED, ELSEWHERE = "done", "failed", "elsewhere"
 
@@ -101,7 +106,8 @@ class Pipeline:
         this pipeline's work.
 
         Raises:
-            EquipmentError, DatabaseError: nothing can be annotated here at all.
+            EquipmentError, DatabaseError: nothing can be annotated here at all. (A store that does not answer costs
+                only the videos in it.)
         """
         with ThreadPoolExecutor(min(self._children, max(1, len(sources))), "annotate") as pool:
             waiting = [pool.submit(self._annotate, source, report) for source in sources]
@@ -116,8 +122,18 @@ class Pipeline:
                 raise
 
     def _annotate(self, source: Source, report: Report) -> Outcome:
-        source, annotation_id = latest(source), None
+        """Annotate a video; one that is replaced meanwhile, as it then is. A file may still be being written."""
+        for _ in range(MAX_VERSIONS):
+            outcome = self._annotate_version(source, report)
+            if not isinstance(outcome.error, ChangedWhileReading) or ObjectName.of(source.uri) is None:
+                break
+        return outcome
+
+    def _annotate_version(self, source: Source, report: Report) -> Outcome:
+        annotation_id = None
+        failure: MoodreelError
         try:
+            source = latest(source)
             video_id = self._store.observe(source.uri, source.version, source.size_bytes)
             annotation = self._store.request(video_id, source.version, self._pipeline_id)
             if annotation.status == DONE:
@@ -127,10 +143,14 @@ class Pipeline:
             self._work_off(source, annotation_id, report)
             return self._publish(source, annotation_id)
         except LeaseLost:
-            return Outcome(source, ELSEWHERE)
-        except (Interrupted, EquipmentError):
+            if annotation_id is None or self._store.assignment(annotation_id) is not None:
+                return Outcome(source, ELSEWHERE)
+            failure = Forgotten(f"{source.uri}: it was forgotten while it was being annotated")
+        except (Interrupted, CredentialsRejected):
             raise
         except Exception as error:
+            if isinstance(error, EquipmentError) and not isinstance(error, SourceUnreachable):
+                raise
             if isinstance(error, DatabaseError) and not isinstance(error, DatabaseLocked):
                 raise
             failure = as_moodreel_error(error, source.uri)
@@ -146,15 +166,15 @@ class Pipeline:
 
     def _work_off(self, source: Source, annotation_id: int, report: Report) -> None:
         """Plan a video's spans and do those that nobody has done or is doing."""
-        with opened(source) as descriptor, self._readers.reader() as reader:
-            probe = reader.probe(descriptor, source.uri)
+        with opened(source) as file, self._readers.reader() as reader:
+            probe = reader.probe(file, source.uri)
             self._store.plan(annotation_id, planned(self._recipe.plan, probe), facts=facts(probe, source))
             while claim := self._claim(annotation_id):
                 with self._holding(claim):
                     request = read_request(claim, self._recipe)
                     streams = {"has_audio": probe.has_audio, "has_video": probe.has_video}
                     run = SpanRun(claim, self._recipe, self._models, **streams)
-                    with closing(reader.read(descriptor, source.uri, request)) as events:
+                    with closing(reader.read(file, source.uri, request)) as events:
                         for rows in run.rows(self._watched(events, source, probe.duration_seconds, report)):
                             self._store.checkpoint(claim, rows)
                     self._store.complete_span(claim, run.true_end_seconds, run.warning)

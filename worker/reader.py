@@ -1,8 +1,9 @@
 """Reads sound and pictures of one file at a time, through a child process that does the decoding.
 
 Hostile or broken files crash, hang and bloat decoders; here they only cost the child, which is replaced. The child is
-handed an open descriptor, never a path or an address, and an environment without credentials. See `worker.decoder`
-for its side and `worker.protocol` for what is said. The process that runs models opens no media itself.
+handed an open descriptor, or a socket over which it is lent an object's bytes, never a path or an address, and an
+environment without credentials. See `worker.decoder` for its side and `worker.protocol` for what is said. The process
+that runs models opens no media itself.
 """
 
 import os
@@ -20,6 +21,7 @@ from typing import Any, Self
 
 from db import errors
 from worker.channel import Channel, ChannelClosed
+from worker.lending import Lender, Loan
 from worker.protocol import End, Event, Failure, Job, Message, Picture, Probe, ProtocolError, ReadRequest
 from worker.ring import Ring, shared_memory
 
@@ -151,65 +153,65 @@ class Reader:
         """The process id of the child; None while there is none."""
         return None if self._child is None else self._child.pid
 
-    def probe(self, descriptor: int, name: str) -> Probe:
+    def probe(self, file: int | Lender, name: str) -> Probe:
         """What a file says about itself.
 
         Args:
-            descriptor: of the open file; it stays the caller's.
+            file: its descriptor, or what lends its bytes; it stays the caller's.
             name: for messages.
 
         Raises:
-            db.errors.InputError, db.errors.DecoderError: the file cannot be read.
+            db.errors.InputError, db.errors.DecoderError, db.errors.SourceUnreachable: the file cannot be read.
         """
-        for message in self._run(Job("probe"), descriptor, name):
+        for message in self._run(Job("probe"), file, name):
             if isinstance(message, Probe):
                 return message
         raise errors.Internal(f"{name}: the decoder did not say what the file is")
 
-    def read(self, descriptor: int, name: str, request: ReadRequest) -> Generator[Event, None, None]:
+    def read(self, file: int | Lender, name: str, request: ReadRequest) -> Generator[Event, None, None]:
         """Read one span in one pass; the last event is `End`. Leaving the iterator early ends the child.
 
         Args:
-            descriptor: of the open file; it stays the caller's.
+            file: its descriptor, or what lends its bytes; it stays the caller's.
             name: for messages.
 
         Raises:
-            db.errors.InputError, db.errors.DecoderError: the file cannot be read (on).
+            db.errors.InputError, db.errors.DecoderError, db.errors.SourceUnreachable: the file cannot be read (on).
             db.errors.WeightsMissing: a detector cannot be loaded.
         """
-        for message in self._run(Job("read", request), descriptor, name):
+        for message in self._run(Job("read", request), file, name):
             if isinstance(message, Probe | Failure):
                 raise errors.Internal(f"{name}: the decoder answered what nobody had asked")
             if isinstance(message, Picture) and not request.fits(message):
                 raise errors.DecoderCrashed(f"{name}: the decoder talked nonsense: a picture of another size")
             yield message
 
-    def _run(self, job: Job, descriptor: int, name: str) -> Iterator[Message]:
-        before = _version(descriptor, name)
+    def _run(self, job: Job, file: int | Lender, name: str) -> Iterator[Message]:
         if self._reading:  # a job that nobody read to its end: what the child still says of it is not for this one
             self.close()
         self._reading, completed = True, False
         try:
-            for message in self._messages(job, descriptor, name):
-                completed = isinstance(message, Probe | End | Failure)
-                if completed and _version(descriptor, name) != before:
-                    raise errors.ChangedWhileReading(f"{name} was changed while it was being read")
-                if isinstance(message, Failure):
-                    completed = message.code in _BY_CODE and message.code != errors.OutOfMemory.code
-                    raise _BY_CODE.get(message.code, errors.Internal)(f"{name} cannot be read: {message.reason}")
-                yield message
+            with _handed_over(file, name) as handed:
+                for message in self._messages(job, handed, name):
+                    completed = isinstance(message, Probe | End | Failure)
+                    if completed:
+                        handed.check()  # or what a failing store left out would pass for damage
+                    if isinstance(message, Failure):
+                        completed = message.code in _BY_CODE and message.code != errors.OutOfMemory.code
+                        raise _BY_CODE.get(message.code, errors.Internal)(f"{name} cannot be read: {message.reason}")
+                    yield message
         finally:
             self._reading = False
             if not completed:
                 self.close()
 
-    def _messages(self, job: Job, descriptor: int, name: str) -> Iterator[Message]:
+    def _messages(self, job: Job, handed: "_OpenFile | Loan", name: str) -> Iterator[Message]:
         """What the child says, up to the message that ends the job."""
         if self._child is None:
             self._child = _Child(self._arguments, self._silence_seconds, self._ring_bytes)
         child = self._child
         try:
-            child.channel.send_job(job, descriptor)
+            child.channel.send_job(job, handed.descriptor)
             while True:
                 message = child.channel.receive()
                 yield message
@@ -221,21 +223,48 @@ class Reader:
             raise errors.DecoderCrashed(f"{name}: the decoder talked nonsense: {error}") from error
         except TimeoutError as error:
             seconds = self._silence_seconds
+            if handed.is_waiting:
+                raise errors.SourceUnreachable(f"{name}: no bytes came for {seconds:g} seconds") from error
             raise errors.DecoderTimeout(f"{name}: the decoder said nothing for {seconds:g} seconds") from error
 
 
-def _version(descriptor: int, name: str) -> tuple[int, int]:
-    """Size and time of the last change, to notice a file that is still being written.
+@contextmanager
+def _handed_over(file: int | Lender, name: str) -> "Iterator[_OpenFile | Loan]":
+    """What the child gets for one job."""
+    if isinstance(file, Lender):
+        with file.lent() as loan:
+            yield loan
+    else:
+        yield _OpenFile(file, name)
+
+
+class _OpenFile:
+    """A descriptor of a file, and what the file was like at first, to notice one that is still being written.
 
     Raises:
         db.errors.EmptyFile, db.errors.NotReadable: there is nothing to read.
     """
-    status = os.fstat(descriptor)
-    if stat.S_ISDIR(status.st_mode):
-        raise errors.NotReadable(f"{name} is a folder")
-    if stat.S_ISREG(status.st_mode) and not status.st_size:
-        raise errors.EmptyFile(f"{name} is zero bytes long")
-    return status.st_size, status.st_mtime_ns
+
+    is_waiting = False
+
+    def __init__(self, descriptor: int, name: str) -> None:
+        self.descriptor, self._name = descriptor, name
+        status = os.fstat(descriptor)
+        if stat.S_ISDIR(status.st_mode):
+            raise errors.NotReadable(f"{name} is a folder")
+        if stat.S_ISREG(status.st_mode) and not status.st_size:
+            raise errors.EmptyFile(f"{name} is zero bytes long")
+        self._before = (status.st_size, status.st_mtime_ns)
+
+    def check(self) -> None:
+        """See whether the file is as it was.
+
+        Raises:
+            db.errors.ChangedWhileReading: it is not.
+        """
+        status = os.fstat(self.descriptor)
+        if (status.st_size, status.st_mtime_ns) != self._before:
+            raise errors.ChangedWhileReading(f"{self._name} was changed while it was being read")
 
 
 class ReaderPool:

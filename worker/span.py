@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from db.errors import FAILURES, Internal
-from db.identity import Source
+from db.identity import ObjectName, Source
 from db.rows import MediaFacts, PlannedSpan, SpanClaim
 from worker.collect import NEVER, Gap, PictureWindows, SideWindow, SoundWindows, columns
 from worker.frames import ClipWindows
@@ -18,8 +18,9 @@ CHECKPOINT_WINDOWS = 120  # that wait to be stored, at most, while both sides ad
 
 
 def facts(probe: Probe, source: Source) -> MediaFacts:
-    """What the container says, in the database's terms; without a date of its own it takes the file's."""
-    recorded_at, origin = datetime.fromtimestamp(source.modified_at_seconds, UTC), "file"
+    """What the container says, in the database's terms; without a date of its own it takes the object's or file's."""
+    recorded_at = datetime.fromtimestamp(source.modified_at_seconds, UTC)
+    origin = "file" if ObjectName.of(source.uri) is None else "object"
     if probe.recorded_at is not None:
         said = datetime.fromisoformat(probe.recorded_at)
         recorded_at, origin = said if said.tzinfo else said.replace(tzinfo=UTC), "container"

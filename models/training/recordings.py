@@ -209,9 +209,9 @@ def _landmarks(path: Path, readers: ReaderPool) -> FloatArray:
 def _events(path: Path, readers: ReaderPool) -> Iterator[Event]:
     source = Source.of(path, path.stat())
     with (
-        opened(source) as descriptor,
+        opened(source) as file,
         readers.reader() as reader,
-        closing(reader.read(descriptor, source.uri, ReadRequest(frame_rate_hz=PRODUCT.sampling.rate_hz))) as events,
+        closing(reader.read(file, source.uri, ReadRequest(frame_rate_hz=PRODUCT.sampling.rate_hz))) as events,
     ):
         yield from events
 

@@ -269,6 +269,38 @@ def test_watch_says_at_the_start_what_cannot_work(bed_on_sqlite, arguments, code
     assert "geheim" not in ran.stderr
 
 
+def test_watch_follows_a_bucket_by_its_events(object_store, bed_on_sqlite, redis_server):
+    bed = bed_on_sqlite
+    bed.environment["MOODREEL_BROKER"] = redis_server.url
+    s3, sqs = object_store.client("s3"), object_store.client("sqs")
+    s3.create_bucket(Bucket="archive")
+    s3.put_object(Bucket="archive", Key="in/before.mp4", Body=b"video")
+    queue = sqs.create_queue(QueueName="events")["QueueUrl"]
+    arn = sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+    told = {"QueueArn": arn, "Events": ["s3:ObjectCreated:*", "s3:ObjectRemoved:*"]}
+    s3.put_bucket_notification_configuration(
+        Bucket="archive", NotificationConfiguration={"QueueConfigurations": [told]}
+    )
+    with bed.running("watch", "s3://archive/in/", "--events", queue) as service:
+        wait_for(lambda: statuses(bed) == {"pending": 1})  # which the listing found
+        s3.put_object(Bucket="archive", Key="in/a + b.mp4", Body=b"another")
+        wait_for(lambda: statuses(bed) == {"pending": 2})  # long before the next listing
+        s3.delete_object(Bucket="archive", Key="in/a + b.mp4")
+        wait_for(lambda: "2 videos (1 gone" in bed.run("status").stdout)
+        assert service.ended() == 0
+        assert [line["video"] for line in service.said("submitted")] == [
+            "s3://archive/in/before.mp4",
+            "s3://archive/in/a + b.mp4",
+        ]
+        assert [line["video"] for line in service.said("gone")] == ["s3://archive/in/a + b.mp4"]
+
+
+def test_events_without_a_bucket_are_refused(bed_on_sqlite):
+    ran = bed_on_sqlite.run("watch", "in", "--events", "https://sqs.example/1/events")
+    assert ran.returncode == 2
+    assert "--events tells of buckets, and none is to be watched" in ran.stderr
+
+
 # --- submit -----------------------------------------------------------------------------------------------------------
 
 
@@ -317,6 +349,21 @@ def test_submit_waits_and_tells_what_failed(bed_on_sqlite):
         assert service.process.wait(20) == 1
         assert service.process.stdout.read().splitlines()[-1] == "1 done, 1 failed"
     assert f"cancelled: {videos[0]}: cancelled on request" in (bed.folder / "log").read_text()
+
+
+def test_submit_takes_what_is_wanted_of_a_bucket(object_store, bed_on_sqlite):
+    s3 = object_store.client("s3")
+    s3.create_bucket(Bucket="archive")
+    for key, size in (("in/a.mp4", 10), ("in/b.mp4", 2000), ("in/c.webm", 2000), ("in/d.txt", 2000)):
+        s3.put_object(Bucket="archive", Key=key, Body=b"x" * size)
+    ran = bed_on_sqlite.run(
+        "submit", "s3://archive/in/", "--min-size", "1K", "--suffix", "mp4", "--newer-than", "1d", "s3://missing/"
+    )
+    assert ran.returncode == 1
+    assert ran.stdout == "1 new, 0 in the queue already, 0 tried again, 0 done already\n"
+    assert ran.stderr.startswith("bucket_missing: s3://missing: there is no such bucket\n")
+    with bed_on_sqlite.store() as store:
+        assert store.video("s3://archive/in/b.mp4") is not None
 
 
 # --- operating --------------------------------------------------------------------------------------------------------

@@ -558,3 +558,24 @@ def test_a_worker_says_what_it_refuses(store, media):
         assert store.take_due(10, 0.0) == []
     with fleet_worker(store, pipelines=("main", "unknown")) as fleet:
         assert (fleet._as_row().pipelines, fleet._as_row().refused) == ([pipeline_id], None)
+
+
+def test_a_video_that_is_forgotten_under_way_leaves_nothing_and_the_worker_goes_on(store, media, monkeypatch, caplog):
+    clip, other = media / "obama_speech.mp4", media / "park.mp4"
+    store.submit(named(store), sources(clip, other))
+    real = Reader.read
+
+    def read(self, descriptor, name, request):
+        if name == str(clip):
+            store.forget([name], [], "me")
+        yield from real(self, descriptor, name, request)
+
+    monkeypatch.setattr(Reader, "read", read)
+    caplog.set_level("INFO")
+    with fleet_worker(store) as fleet:
+        work_off(store, fleet)
+        assert not fleet.is_stalled
+    assert rows(store, "SELECT uri FROM videos") == [(str(other),)]
+    assert store.timeline(str(other))
+    assert "forgotten" in [record.message for record in caplog.records]
+    assert not [record for record in caplog.records if record.exc_info]

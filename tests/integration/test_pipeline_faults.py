@@ -223,3 +223,21 @@ def test_a_span_border_near_the_end_changes_nothing(media, tmp_path, border_seco
         assert [value for value in cut[5:] if value is not None] == pytest.approx(
             [value for value in whole[5:] if value is not None], abs=1e-3
         )
+
+
+def test_a_video_that_is_forgotten_while_it_is_annotated_is_not_stored_and_costs_only_itself(store, media, monkeypatch):
+    monkeypatch.setattr("worker.span.CHECKPOINT_WINDOWS", 2)
+    clips = sources(media / "single_face.mp4", media / "park.mp4")
+    real = store.checkpoint
+
+    def checkpoint(claim, windows):
+        real(claim, windows)
+        store.forget([clips[0].uri], [], "me")
+
+    monkeypatch.setattr(store, "checkpoint", checkpoint)
+    with Pipeline(store, Recipe(), "cpu", children=1) as pipeline:
+        outcomes = list(pipeline.annotate(clips)) + list(pipeline.annotate(clips[:1]))
+    assert [outcome.status for outcome in outcomes] == [FAILED, DONE, FAILED]
+    assert [outcome.error.code for outcome in outcomes if outcome.error] == ["forgotten", "forgotten"]
+    assert rows(store, "SELECT uri FROM videos") == [(clips[1].uri,)]
+    assert rows(store, "SELECT DISTINCT annotation_id FROM windows") == rows(store, "SELECT id FROM annotations")

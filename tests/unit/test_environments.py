@@ -50,6 +50,7 @@ def test_the_base_requirements_are_the_schedulers():
     base = requirements()
     assert base == {
         "alembic",
+        "boto3",
         "celery",
         "click",
         "prometheus-client",
@@ -65,6 +66,8 @@ def test_the_base_requirements_are_the_schedulers():
 def test_every_package_that_the_base_does_not_bring_is_known_as_a_workers():
     base = {
         "alembic",
+        "boto3",
+        "botocore",
         "celery",
         "click",
         "kombu",

@@ -1,0 +1,242 @@
+"""Reads a distant object as a file is read, at any place, a little ahead of where it is read. Knows no store.
+
+What is fetched are blocks. Reading on from one place is a run; a run has a window, how far ahead of it blocks are
+fetched, and the window doubles when the reader had to wait for a block. So whoever reads faster than single blocks come
+soon has several large ones under way, while a decoder, which is slower, is only little ahead of itself, and a span
+fetches little more than its own bytes. Some blocks are kept: the streams of a file may lie far apart, and are read in
+turn. Memory is bounded.
+"""
+
+import itertools
+import queue
+import threading
+from collections.abc import Callable, Generator
+from contextlib import closing
+from dataclasses import dataclass
+
+MIN_BLOCK_BYTES, MAX_BLOCK_BYTES = 1 << 18, 1 << 23
+MAX_AHEAD_BYTES = 1 << 25  # that all windows together may have
+CACHE_BYTES = 3 << 24  # of all blocks, 48 MiB; a block that is needed at once may come on top
+MAX_RUNS, LIVE_READS = 4, 64  # places that are read in turn, and after how many reads elsewhere one is left
+FETCHERS = 4  # blocks that are fetched at once
+
+_NEEDED, _AHEAD, _LAST = 0, 1, 2  # which is fetched first
+
+# Called with an offset and a length in bytes; gives those bytes as they arrive.
+Fetch = Callable[[int, int], Generator[bytes, None, None]]
+
+
+class Abandoned(Exception):  # noqa: N818 - nothing went wrong
+    """Raised when nobody waits for the bytes any more."""
+
+
+@dataclass
+class _Block:
+    """A part of the object.
+
+    Attributes:
+        filled: how many of its bytes are there.
+        read_at: when it was last read from, by the count of reads; 0: not yet.
+        error: why it will never be complete.
+        is_waited_for: whether a read had to wait for it.
+    """
+
+    start: int
+    content: bytearray
+    filled: int = 0
+    read_at: int = 0
+    error: BaseException | None = None
+    is_waited_for: bool = False
+
+    @property
+    def end(self) -> int:
+        return self.start + len(self.content)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nobody is filling it, or is going to."""
+        return self.error is not None or self.filled == len(self.content)
+
+
+@dataclass
+class _Run:
+    """A stretch that is read from its start on.
+
+    Attributes:
+        end: how far its blocks go.
+        window: how far ahead of the reader they shall go.
+        read_at: when it was last read, by the count of reads.
+    """
+
+    start: int
+    end: int
+    window: int
+    read_at: int = 0
+
+
+class ReadAhead:
+    """An object's bytes; a context manager. One reads at a time; `close` may come from anywhere.
+
+    Args:
+        fetch: gets bytes; called by several threads at once.
+        size_bytes: of the object.
+    """
+
+    def __init__(self, fetch: Fetch, size_bytes: int) -> None:
+        self._fetch, self.size_bytes = fetch, size_bytes
+        self._blocks: list[_Block] = []
+        self._runs: list[_Run] = []  # the one read last comes first
+        self._n_reads = 0
+        self._numbers = itertools.count()
+        self._wanted: queue.PriorityQueue[tuple[int, int, _Block | None]] = queue.PriorityQueue()
+        self._changed = threading.Condition()
+        self._closed = threading.Event()
+        for number in range(FETCHERS):
+            threading.Thread(target=self._fetch_blocks, name=f"fetch-{number}", daemon=True).start()
+
+    def __enter__(self) -> "ReadAhead":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Fetch nothing more, and forget everything; whoever waits is told."""
+        with self._changed:
+            self._closed.set()
+            self._blocks.clear()
+            self._changed.notify_all()
+        for _ in range(FETCHERS):
+            self._wanted.put((_LAST, next(self._numbers), None))
+
+    @property
+    def held_bytes(self) -> int:
+        """That are in memory, or have a place there."""
+        return sum(len(block.content) for block in self._blocks)
+
+    def wake(self) -> None:
+        """Let a read that waits look whether it is abandoned."""
+        with self._changed:
+            self._changed.notify_all()
+
+    def read(self, offset: int, length: int, is_abandoned: Callable[[], bool] = lambda: False) -> bytes:
+        """Bytes from an offset on: at least one and at most `length`, or none beyond the end.
+
+        Raises:
+            Abandoned: it is, or this is closed.
+            Exception: what fetching them came to.
+        """
+        if offset >= self.size_bytes or length <= 0:
+            return b""
+        with self._changed:
+            block = self._block_at(offset)
+            while offset >= block.start + block.filled:
+                if self._closed.is_set() or is_abandoned():
+                    raise Abandoned
+                if block.error is not None:
+                    self._blocks.remove(block)  # whoever reads it again tries again
+                    raise block.error
+                self._wait_for(block)
+            first = offset - block.start
+            return bytes(memoryview(block.content)[first : min(first + length, block.filled)])
+
+    def _block_at(self, offset: int) -> _Block:
+        """The block that holds an offset; what is to be fetched by now is being fetched."""
+        self._n_reads += 1
+        block = self._find(offset)
+        run = self._run_at(offset, block)
+        if block is None:
+            self._make_room(self._next_length(run))
+            block = self._schedule(run, _NEEDED)
+        block.read_at = run.read_at = self._n_reads
+        self._extend(run, offset)
+        return block
+
+    def _find(self, offset: int) -> _Block | None:
+        return next((block for block in self._blocks if block.start <= offset < block.end), None)
+
+    def _run_at(self, offset: int, block: _Block | None) -> _Run:
+        """The run that reading there continues, or a new one."""
+        for run in self._runs:
+            if run.end == offset if block is None else run.start <= offset <= run.end:
+                break
+        else:
+            run = _Run(offset, offset if block is None else block.end, MIN_BLOCK_BYTES)
+        self._runs = [run, *(other for other in self._runs if other is not run)][:MAX_RUNS]
+        return run
+
+    @property
+    def _live(self) -> list[_Run]:
+        """The runs that are being read, in turn."""
+        return [run for run in self._runs if self._n_reads - run.read_at < LIVE_READS]
+
+    def _extend(self, run: _Run, offset: int) -> None:
+        """Fetch ahead as far as the run's window goes, and memory allows."""
+        window = min(run.window, MAX_AHEAD_BYTES // max(1, len(self._live)))
+        while run.end < min(self.size_bytes, offset + window):
+            known = self._find(run.end)
+            if known is not None:  # of another run
+                run.end = known.end
+            elif self._make_room(self._next_length(run)):
+                self._schedule(run, _AHEAD)
+            else:
+                return
+
+    def _next_length(self, run: _Run) -> int:
+        """How long the next block of a run is: a part of its window, up to the block that lies there already."""
+        following = (block.start for block in self._blocks if block.start > run.end)
+        room = min(following, default=self.size_bytes) - run.end
+        return min(room, max(MIN_BLOCK_BYTES, min(MAX_BLOCK_BYTES, run.window // FETCHERS)))
+
+    def _schedule(self, run: _Run, priority: int) -> _Block:
+        block = _Block(run.end, bytearray(self._next_length(run)))
+        self._blocks.append(block)
+        self._wanted.put((priority, next(self._numbers), block))
+        run.end = block.end
+        return block
+
+    def _make_room(self, length: int) -> bool:
+        """Forget those blocks that nobody is to come to next, the one read longest ago first; whether that is enough.
+
+        Blocks ahead of a run that is being read stay, and so do those that are being filled.
+        """
+        excess = self.held_bytes + length - CACHE_BYTES
+        live = self._live
+        for block in sorted(self._blocks, key=lambda block: block.read_at) if excess > 0 else ():
+            is_ahead = not block.read_at and any(run.start <= block.start < run.end for run in live)
+            if block.is_settled and not is_ahead:
+                self._blocks.remove(block)
+                excess -= len(block.content)
+                if excess <= 0:
+                    break
+        return excess <= 0
+
+    def _wait_for(self, block: _Block) -> None:
+        """Wait until something has changed. Whoever waits for a block has too little ahead of him."""
+        run = self._runs[0]
+        if not block.is_waited_for and block.start != run.start:  # everybody waits for the first
+            run.window = min(2 * run.window, MAX_AHEAD_BYTES)
+            self._extend(run, block.start)
+        block.is_waited_for = True
+        self._changed.wait()
+
+    def _fetch_blocks(self) -> None:
+        while (block := self._wanted.get()[2]) is not None:
+            try:
+                self._fill(block)
+            except BaseException as error:  # noqa: BLE001 - it is raised where the block is read
+                with self._changed:
+                    block.error = error
+                    self._changed.notify_all()
+
+    def _fill(self, block: _Block) -> None:
+        if self._closed.is_set():
+            return
+        with closing(self._fetch(block.start, len(block.content))) as arriving:
+            for chunk in arriving:
+                with self._changed:
+                    if self._closed.is_set():
+                        return
+                    block.content[block.filled : block.filled + len(chunk)] = chunk
+                    block.filled += len(chunk)
+                    self._changed.notify_all()
