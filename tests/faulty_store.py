@@ -7,6 +7,7 @@ import http.client
 import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
@@ -27,8 +28,8 @@ class FaultyStore:
         upstream: URL of the store itself.
 
     Attributes:
-        refusals: status, code and message of the answers that come next in place of the store's, one for each request.
-        refuses: the same for every request, for as long as it is set.
+        refuses: status, code and message of the answers in place of the store's, for as long as it is set.
+        n_slowed: how often each part of an object is answered with SlowDown before it is given.
         n_broken: how many of the next bodies break off halfway.
         latency_seconds: before each answer.
         bytes_per_second: of each body; None: as fast as it goes.
@@ -39,14 +40,14 @@ class FaultyStore:
 
     def __init__(self, upstream: str) -> None:
         self.upstream = urlsplit(upstream)
-        self.refusals: list[tuple[int, str, str]] = []
         self.refuses: tuple[int, str, str] | None = None
-        self.n_broken = 0
+        self.n_slowed = self.n_broken = 0
         self.latency_seconds = 0.0
         self.bytes_per_second: float | None = None
         self.on_get: Callable[[str], None] = lambda path: None
         self.n_requests = self.body_bytes = 0
         self.requests: list[tuple[str, dict[str, str]]] = []
+        self._asked: Counter[tuple[str, str]] = Counter()
         self._held: dict[str, tuple[dict[str, str], bytes]] = {}
         self._lock = threading.Lock()
         self._server = _Server(("127.0.0.1", 0), _handler(self))
@@ -97,7 +98,10 @@ class FaultyStore:
         with self._lock:
             self.n_requests += 1
             self.requests.append((method, headers))
-            refusal = self.refusals.pop(0) if self.refusals else self.refuses
+            part = (path, headers.get("Range", ""))
+            self._asked[part] += method == "GET"
+            is_slowed = method == "GET" and self._asked[part] <= self.n_slowed
+            refusal = SLOW_DOWN if is_slowed else self.refuses
         time.sleep(self.latency_seconds)
         if refusal is not None:
             status, code, message = refusal
@@ -106,7 +110,7 @@ class FaultyStore:
         if method == "GET":
             self.on_get(path)
             if path in self._held:
-                return _part(*self._held[path], headers.get("Range") or headers.get("range") or "")
+                return _part(*self._held[path], headers.get("Range", ""))
         return self.ask(method, path, headers, body)
 
     def breaks(self) -> bool:

@@ -177,11 +177,11 @@ def test_bodies_that_never_come_whole_are_the_stores_fault(clip, bucket, reader,
             list(events)
 
 
-def test_a_storm_of_slow_down_is_waited_out(clip, bucket, reader, faulty_store, small_blocks):
+def test_a_storm_of_slow_down_is_waited_out(clip, bucket, reader, faulty_store):
     source = bucket("a.mov", clip)
-    faulty_store.on_get = lambda path: faulty_store.refusals.extend([SLOW_DOWN] * (faulty_store.n_requests % 3))
+    faulty_store.n_slowed = objects.MAX_ATTEMPTS - 1
     assert same(read(reader, source), read(reader, Source.of(clip, clip.stat())))
-    assert faulty_store.n_requests > 15
+    assert faulty_store.n_requests > 25
 
 
 @pytest.mark.parametrize(
