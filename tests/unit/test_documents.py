@@ -47,7 +47,7 @@ def test_every_failure_says_what_it_means_and_what_to_do():
 
 
 def test_every_environment_variable_is_documented():
-    pattern = re.compile(r"MOODREEL_[A-Z_]+")
+    pattern = re.compile(r"MOODREEL_[A-Z0-9_]+")
     used = {
         name
         for folder in ("db", "models", "worker", "scheduler")
