@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from tests.chaos.compare import Comparison
-from tests.chaos.faults import KINDS, Chaos, schedule
+from tests.chaos.faults import BucketChaos, Chaos, schedule
 from tests.chaos.run import Outcome, videos_for
 
 
@@ -31,15 +31,16 @@ class FakeFleet:
         self.redis = FakeRedis()
 
 
-def test_the_same_seed_gives_the_same_faults_and_every_kind_comes():
-    assert schedule(200, 7) == schedule(200, 7) != schedule(200, 8)
-    counts = Counter(kind for _, kind in schedule(200, 7))
-    assert counts.keys() == KINDS.keys()
+@pytest.mark.parametrize("kinds", [Chaos.kinds, BucketChaos.kinds], ids=["folder", "bucket"])
+def test_the_same_seed_gives_the_same_faults_and_every_kind_comes(kinds):
+    assert schedule(200, 7, kinds) == schedule(200, 7, kinds) != schedule(200, 8, kinds)
+    counts = Counter(kind for _, kind in schedule(200, 7, kinds))
+    assert counts.keys() == kinds.keys()
     assert max(counts.values()) - min(counts.values()) <= 1
 
 
 def test_faults_come_one_after_the_other_while_there_is_work_left():
-    shares = [share for share, _ in schedule(200, 7)]
+    shares = [share for share, _ in schedule(200, 7, Chaos.kinds)]
     assert shares == sorted(shares)
     assert shares[0] > 0
     assert shares[-1] <= 0.9
