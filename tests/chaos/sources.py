@@ -94,11 +94,9 @@ class Bucket:
         self._earlier, self._random = dict(earlier), random.Random(seed)
         self._coming = deque(sorted(self._files, key=lambda key: ("/" in key, key)))
         self._versions: dict[str, str] = {}  # of what has arrived, by URI
-        self._s3.create_bucket(Bucket=BUCKET)
-        self._told, self._heard = (self._queue(name) for name in ("told", "heard"))
-        arn = self._sqs.get_queue_attributes(QueueUrl=self._told, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
-        telling = {"QueueConfigurations": [{"QueueArn": arn, "Events": ["s3:ObjectCreated:*"]}]}
-        self._s3.put_bucket_notification_configuration(Bucket=BUCKET, NotificationConfiguration=telling)
+        self._told = server.bucket_with_events(BUCKET)
+        hidden = {"VisibilityTimeout": str(HIDDEN_SECONDS)}
+        self._heard = str(self._sqs.create_queue(QueueName="heard", Attributes=hidden)["QueueUrl"])
 
     def give(self, fleet: Fleet, pipeline: str) -> tuple[object, ...]:
         return f"s3://{BUCKET}/", "--events", self._heard, "--reconcile-every", LISTED_EVERY_SECONDS
@@ -167,10 +165,6 @@ class Bucket:
     def _put(self, key: str, file: Path) -> None:
         answer: Any = self._s3.put_object(Bucket=BUCKET, Key=key, Body=file.read_bytes())
         self._versions[_uri(key)] = answer["ETag"].strip('"')
-
-    def _queue(self, name: str) -> str:
-        settings = {"VisibilityTimeout": str(HIDDEN_SECONDS)}
-        return str(self._sqs.create_queue(QueueName=name, Attributes=settings)["QueueUrl"])
 
 
 def earlier_versions(
