@@ -109,7 +109,7 @@ class Bucket:
         self.forward()
 
     def is_over(self, fleet: Fleet) -> bool:
-        if self._coming or fleet.unfinished():
+        if self._coming or self._earlier or fleet.unfinished():  # objects to come, or to be replaced
             return False
         return dict(fleet.rows("SELECT uri, version FROM videos")) == self._versions
 

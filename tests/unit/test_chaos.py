@@ -66,11 +66,17 @@ def test_nothing_is_struck_again_before_it_is_put_right(monkeypatch):
     assert chaos.struck == {"Redis killed": 1, "Redis flushed": 1}
 
 
-class EmptyFleet:
-    """One that has annotated nothing yet."""
+class FleetOf:
+    """One that has annotated these versions of videos."""
 
-    def rows(self, query: str) -> list[tuple[int]]:
-        return [(0,)]
+    def __init__(self, versions: dict[str, str] | None = None) -> None:
+        self.versions = versions or {}
+
+    def rows(self, query: str) -> list[tuple]:
+        return [*self.versions.items()] if "version" in query else [(len(self.versions),)]
+
+    def unfinished(self) -> int:
+        return 0
 
 
 @pytest.fixture
@@ -103,13 +109,19 @@ def test_objects_arrive_in_their_earlier_versions_and_are_replaced(object_store,
     monkeypatch.setattr("scheduler.ingest.WAIT_SECONDS", 0)
     assert bucket.replaceable() == []
     for n_left in (1, 0):
-        bucket.step(EmptyFleet())
+        bucket.step(FleetOf())
         assert bucket.is_filling == bool(n_left)
-    bucket.step(EmptyFleet())
+    bucket.step(FleetOf())
     assert (content("a.mp4"), content("000/b.mkv")) == (b"a.mp4", b"earlier")
     assert heard(object_store, bucket) == ["000/b.mkv", "a.mp4"]
+    etags = object_store.client("s3").list_objects_v2(Bucket=BUCKET)["Contents"]
+    earlier = FleetOf({f"s3://{BUCKET}/{one['Key']}": one["ETag"].strip('"') for one in etags})
+    assert not bucket.is_over(earlier)  # one is to be replaced yet
     (uri,) = bucket.replaceable()
     bucket.replace(uri)
+    etag = object_store.client("s3").head_object(Bucket=BUCKET, Key="000/b.mkv")["ETag"].strip('"')
+    assert not bucket.is_over(earlier)
+    assert bucket.is_over(FleetOf(earlier.versions | {uri: etag}))
     assert (uri, content("000/b.mkv"), bucket.replaceable()) == (f"s3://{BUCKET}/000/b.mkv", b"000/b.mkv", [])
     bucket.take_event()
     bucket.forward()
@@ -119,7 +131,7 @@ def test_objects_arrive_in_their_earlier_versions_and_are_replaced(object_store,
 def test_an_event_that_is_taken_is_one_of_what_is_there_and_changes_nothing(object_store, bucket, content, monkeypatch):
     monkeypatch.setattr("scheduler.ingest.WAIT_SECONDS", 0)
     for _ in range(3):
-        bucket.step(EmptyFleet())
+        bucket.step(FleetOf())
     heard(object_store, bucket)
     body = bucket.take_event()
     assert (content("a.mp4"), content("000/b.mkv")) == (b"a.mp4", b"earlier")
