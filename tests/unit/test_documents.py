@@ -1,20 +1,36 @@
 """Nothing that a user can see or set goes undocumented, and nothing documented is not there."""
 
 import importlib.util
+import json
 import re
 import subprocess
+import textwrap
 import tomllib
 from pathlib import Path
 
 import click
 import pytest
+import sqlalchemy as sa
+import yaml
 
 from db.errors import FAILURES
+from db.rows import NewHook
+from db.store import Store
 from models.fusion import RULES
 from scheduler.cli import cli
 
 ROOT = Path(__file__).parent.parent.parent
 README = (ROOT / "README.md").read_text()
+OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    """The blocks of docs/operations.md in a language, those within lists too."""
+    found = re.findall(rf"^ *```{language}\n(.*?)^ *```", OPERATIONS, re.DOTALL | re.MULTILINE)
+    return [textwrap.dedent(block) for block in found]
+
+
+QUERIES = [block for block in blocks("sql") if block.startswith("SELECT")]
 
 
 def generator():
@@ -81,3 +97,35 @@ def test_no_path_of_one_machine_and_no_large_file():
     sizes = {path: (ROOT / path).stat().st_size for path in tracked if (ROOT / path).exists()}
     assert sum(sizes.values()) < 60_000_000
     assert all(size < 25_000_000 for size in sizes.values())
+
+
+def test_every_alarm_says_what_to_do_when_it_rings():
+    groups = yaml.safe_load((ROOT / "deploy" / "alerts.yml").read_text())["groups"]
+    alarms = [rule["alert"] for group in groups for rule in group["rules"]]
+    table = OPERATIONS.partition("## When an alarm rings")[2]
+    rows = dict(re.findall(r"^\| (\w+) \| .+? \| (.+?) \|$", table, re.MULTILINE))
+    assert list(rows)[1:] == alarms  # but for the head, in the same order
+    assert all(len(what_to_do) > 40 for what_to_do in list(rows.values())[1:])
+
+
+def test_the_policies_are_json_and_allow_no_writing():
+    policies = [json.loads(block) for block in blocks("json")]
+    statements = [s for policy in policies for s in policy.get("Statement", [policy] if "Effect" in policy else [])]
+    allowed = {tuple([s["Action"]] if isinstance(s["Action"], str) else s["Action"]) for s in statements}
+    assert len(policies) == 5
+    assert allowed == {
+        *(("s3:ListBucket",), ("s3:GetObject",), ("kms:Decrypt",), ("sqs:SendMessage",), ("sqs:*",)),
+        ("sqs:ReceiveMessage", "sqs:DeleteMessage"),
+    }
+    assert [s["Effect"] for s in statements if s["Action"] == "sqs:*"] == ["Deny"]
+
+
+def test_there_are_queries_for_operators():
+    assert len(QUERIES) >= 5
+
+
+@pytest.mark.parametrize("query", QUERIES)
+def test_the_queries_for_operators_run(query, store, database_url):
+    with sa.create_engine(database_url).connect() as connection:
+        rows = connection.exec_driver_sql(query).fetchall()
+    assert not [row for row in rows if any(row)]  # there is nothing, or nothing to do
