@@ -40,8 +40,8 @@ def listed(place: ObjectName) -> Iterator[Found]:
                 restored = entry.get("RestoreStatus", {})
                 is_restored = "RestoreExpiryDate" in restored and not restored.get("IsRestoreInProgress")
                 yield _found(name, entry, entry["Size"], is_restored)
-            if name == place:
-                return
+                if name == place:
+                    return
 
 
 def can_be_video(name: ObjectName) -> bool:
