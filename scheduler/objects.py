@@ -46,7 +46,8 @@ def listed(place: ObjectName) -> Iterator[Found]:
 
 def can_be_video(name: ObjectName) -> bool:
     """Whether a key is neither a folder's nor one that no database can hold."""
-    return bool(name.key) and not name.key.endswith("/") and "\0" not in name.key
+    is_text = not any(c == "\0" or "\ud800" <= c <= "\udfff" for c in name.key)  # JSON can have halves of characters
+    return is_text and bool(name.key) and not name.key.endswith("/")
 
 
 def look_at(name: ObjectName) -> Found | None:
