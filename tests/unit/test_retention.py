@@ -7,6 +7,7 @@ import pytest
 
 from db.errors import BadOption
 from db.rows import Erased, Load, MediaFacts, RetentionRule, Submitted
+from scheduler.metrics import Metrics
 from scheduler.retention import Keeper, age_seconds, applied
 from tests.database import annotated, requested
 from tests.fleet import change, failed, pipeline, rows, source, submit, take_plan
@@ -133,6 +134,20 @@ def test_whoever_wants_it_again_says_so(store):
     assert store.annotation(annotation_id).status == "pending"
     assert annotated(store, "a.mp4") == annotation_id
     assert len(store.timeline("a.mp4")) == 1
+
+
+def test_expired_results_do_not_count_as_failed(store):
+    aged(store, "a.mp4", 31)
+    store.set_retention(rule())
+    apply(store)
+    assert store.status().annotations == {"expired": 1}
+    metrics = Metrics()
+    metrics.refresh(store)
+    values = {
+        status: metrics.registry.get_sample_value("moodreel_annotations", {"status": status})
+        for status in ("failed", "expired")
+    }
+    assert values == {"failed": 0.0, "expired": 1.0}
 
 
 def test_a_new_version_is_something_new(store):
