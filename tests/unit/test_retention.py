@@ -10,7 +10,7 @@ from db.rows import Erased, Load, MediaFacts, RetentionRule, Submitted
 from scheduler.metrics import Metrics
 from scheduler.retention import Keeper, age_seconds, applied
 from tests.database import annotated, requested
-from tests.fleet import change, failed, pipeline, rows, source, submit, take_plan
+from tests.fleet import change, due, failed, pipeline, rows, source, submit, take_plan
 
 DAY = 86_400.0
 
@@ -134,6 +134,17 @@ def test_whoever_wants_it_again_says_so(store):
     assert store.annotation(annotation_id).status == "pending"
     assert annotated(store, "a.mp4") == annotation_id
     assert len(store.timeline("a.mp4")) == 1
+
+
+def test_what_no_worker_can_build_is_left_to_annotate(store):
+    annotation_id = aged(store, "a.mp4", 31)  # of a pipeline that was never registered for workers
+    store.set_retention(rule())
+    apply(store)
+    assert store.retry(code="expired") == 1
+    assert store.annotation(annotation_id).status == "pending"
+    assert due(store) == []
+    assert store.fleet().queue_videos == 0
+    assert rows(store, "SELECT seconds FROM queued_seconds") == [(0.0,)]  # for which workers would be kept running
 
 
 def test_expired_results_do_not_count_as_failed(store):
