@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from db.errors import AccessDenied, MoodreelError, NoVideos, ObjectArchived, PathMissing
+from db.errors import AccessDenied, MoodreelError, NotReadable, NoVideos, ObjectArchived, PathMissing
 from db.identity import ObjectName, Source, printable
 from scheduler.wanted import Wanted
 
@@ -148,6 +148,8 @@ def _pages(place: ObjectName) -> Iterator[Mapping[str, Any]]:
             page = client("s3").list_objects_v2(**query, **more)
         except (BotoCoreError, ClientError) as error:
             raise as_failure(error, place.uri) from error
+        except UnicodeEncodeError as error:
+            raise NotReadable(f"{printable(place.uri)}: a name that is not UTF-8 is no object's") from error
         yield page
         if not page.get("IsTruncated"):
             return

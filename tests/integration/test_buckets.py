@@ -133,6 +133,10 @@ def test_odd_keys(bucket):
     assert found("in/") == found(*keys) == keys
 
 
+def test_a_name_that_is_not_utf8_is_no_objects(bucket):
+    assert found("in/\udcff") == ["not_readable"]
+
+
 def test_what_is_wanted_of_a_bucket(bucket):
     for key, size in (("a.mp4", 10), ("b.MKV", 2000), ("c.txt", 2000)):
         bucket.put(key, b"x" * size)
