@@ -4,9 +4,12 @@ import threading
 from datetime import UTC, datetime, timedelta
 
 import pytest
+import sqlalchemy as sa
 
 from db.errors import BadOption
+from db.forgotten import let_nobody_forget
 from db.rows import Erased, Load, MediaFacts, RetentionRule, Submitted
+from db.tables import retention_rules
 from scheduler.metrics import Metrics
 from scheduler.retention import Keeper, age_seconds, applied
 from tests.database import annotated, requested
@@ -206,6 +209,21 @@ def test_videos_are_forgotten_too_if_asked(store):
     assert store.video("old.mp4") is None
     assert store.submit(pipeline(store), [source("old.mp4")]) == Submitted(forgotten=1)
     assert store.remember(["old.mp4"], [], "me") == 1
+
+
+def test_a_rule_that_was_set_while_it_waited_counts(store):
+    aged(store, "/legal/a.mp4", 31)
+    overdue = rule(forgets=True)
+    store.set_retention(overdue)
+    erasing = threading.Thread(target=store.erase_overdue, args=(overdue, "me"))
+    with store.writing() as connection:
+        let_nobody_forget(connection)
+        erasing.start()
+        erasing.join(0.5)
+        kept = {"prefix": "/legal/", "max_age_seconds": None, "counted_from": "recorded", "forgets": False}
+        connection.execute(sa.insert(retention_rules).values(kept))
+    erasing.join(10)
+    assert store.video("/legal/a.mp4") is not None
 
 
 # --- how it is applied
