@@ -272,6 +272,25 @@ def test_nothing_comes_back_while_many_are_at_work(store):
     assert set(counts(store).values()) == {0}
 
 
+def test_whoever_is_at_a_forgotten_video_writes_nothing_into_the_next_one(store):
+    """SQLite gives the number of the last row again when that row is gone."""
+
+    def begun(uri: str, owner: str):
+        annotation_id = requested(store, uri)
+        store.plan(annotation_id, planned(0))
+        return store.claim(annotation_id, owner, 60.0)
+
+    forgotten = begun("gone.mp4", "one")
+    forget(store, "gone.mp4")
+    begun("next.mp4", "two")
+    with pytest.raises(LeaseLost):
+        store.checkpoint(forgotten, [window_row(0)])
+    with pytest.raises(LeaseLost):
+        store.complete_span(forgotten, 2.0)
+    assert store.renew_all([forgotten], 60.0) == [forgotten]
+    assert counts(store)["windows"] == 0
+
+
 def test_forgetting_waits_for_whoever_finishes(store):
     annotation_id = annotated(store, "a.mp4")
     forgetting = threading.Thread(target=forget, args=(store, "a.mp4"))
