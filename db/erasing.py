@@ -149,6 +149,8 @@ def erase_videos(connection: sa.Connection, video_ids: Sequence[int]) -> Erased:
 def erase_results(connection: sa.Connection, annotation_ids: Sequence[int]) -> int:
     """Erase what annotations consist of; how many windows. The order is that in which everybody locks."""
     lock_spans(connection, annotation_ids)
+    these = sa.select(annotations.c.id).where(annotations.c.id.in_(annotation_ids)).order_by(annotations.c.id)
+    connection.execute(these.with_for_update()).all()  # whoever finishes one has it locked before he writes its rows
     deleted = {
         column.table: connection.execute(sa.delete(column.table).where(column.in_(annotation_ids))).rowcount
         for column in _OF_ANNOTATION

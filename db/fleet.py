@@ -106,7 +106,8 @@ class Fleet(Database):
         buildable = sa.select(pipelines.c.id).where(pipelines.c.options.is_not(sa.null()))
         asked = annotations.c.queue_key.is_not(None)
         ours = sa.or_(asked, annotations.c.pipeline_id.in_(buildable), code_is == Expired.code)
-        place = sa.func.coalesce(annotations.c.queue_key, unix_now(self.engine.dialect.name))
+        now = sa.case((annotations.c.pipeline_id.in_(buildable), unix_now(self.engine.dialect.name)))
+        place = sa.func.coalesce(annotations.c.queue_key, now)
         count = 0
         for some in self._batches(_chosen(uris).where(annotations.c.status == "failed", reason, ours)):
             with self.writing() as connection:

@@ -43,9 +43,8 @@ class Retention(Audit):
 
     def retention_rules(self) -> list[RetentionRule]:
         """All rules, by prefix."""
-        query = sa.select(*columns_of(retention_rules, RetentionRule)).order_by(retention_rules.c.prefix)
         with self.reading() as connection:
-            return [RetentionRule(**row._mapping) for row in connection.execute(query)]
+            return _rules(connection)
 
     def set_retention(self, rule: RetentionRule) -> None:
         """Let a rule hold from now on, in place of the one with the same prefix."""
@@ -79,12 +78,12 @@ class Retention(Audit):
             actor: who does.
             last_id: what the step before returned; -1: begin a round.
         """
-        rules = self.retention_rules()
-        if rule not in rules:
-            return Progress(Erased(), None)
         with self.writing() as connection:
             if rule.forgets:
                 let_nobody_take_in(connection)
+            rules = _rules(connection)  # as they are now that nothing is waited for
+            if rule not in rules:
+                return Progress(Erased(), None)
             query = _overdue(connection, rule, rules).where(annotations.c.id > last_id).limit(_ANNOTATIONS_AT_ONCE)
             # Another scheduler may be at the same round; of what it has, nothing is left to do.
             query = query.order_by(annotations.c.id).with_for_update(of=annotations, skip_locked=True)
@@ -99,6 +98,11 @@ class Retention(Audit):
             audit_id = record(connection, actor, "retention applied", asdict(rule))
             record_outcome(connection, audit_id, asdict(erased))
         return Progress(erased, due[-1].id)
+
+
+def _rules(connection: sa.Connection) -> list[RetentionRule]:
+    query = sa.select(*columns_of(retention_rules, RetentionRule)).order_by(retention_rules.c.prefix)
+    return [RetentionRule(**row._mapping) for row in connection.execute(query)]
 
 
 def _overdue(

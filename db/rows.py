@@ -446,7 +446,7 @@ class Status:
 
     videos: int
     gone: int  # of these, no longer where they were
-    annotations: dict[str, int]  # of the videos' latest versions, by status
+    annotations: dict[str, int]  # of the videos' latest versions, by status; expired ones by themselves
     failures: dict[str, int]  # as the view `failures` shows them, by code
     annotated_seconds: float  # of the current annotations
     pipelines: dict[str, int]  # annotations that are done, by "name digest"

@@ -24,7 +24,7 @@ from db.alerts import Alerts
 from db.backfill import Backfill
 from db.catalogue import Catalogue, make_current, utc_now
 from db.erasing import Erasing
-from db.errors import Internal, LeaseLost
+from db.errors import Expired, Internal, LeaseLost
 from db.events import raise_alerts, tell_done
 from db.fleet import Fleet
 from db.forgotten import gone
@@ -147,7 +147,8 @@ class Store(Catalogue, Presence, Jobs, Fleet, Backfill, Erasing, Retention, Hook
         latest = annotations.join(
             videos, sa.and_(videos.c.id == annotations.c.video_id, videos.c.version == annotations.c.version)
         )
-        by_status = sa.select(annotations.c.status, sa.func.count()).select_from(latest).group_by(annotations.c.status)
+        said = sa.case((annotations.c.error_code == Expired.code, Expired.code), else_=annotations.c.status)
+        by_status = sa.select(said.label("said"), sa.func.count()).select_from(latest).group_by("said")
         current = annotations.join(videos, videos.c.current_annotation_id == annotations.c.id)
         seconds = sa.select(sa.func.coalesce(sa.func.sum(annotations.c.duration_seconds), 0.0)).select_from(current)
         by_pipeline = (

@@ -1,5 +1,6 @@
 """The commands below `moodreel alerts`."""
 
+import math
 from dataclasses import asdict
 
 from rich.console import Console
@@ -37,6 +38,8 @@ def add(
     """
     if measure in EMOTIONS and not 0 < level <= 1:
         raise BadOption(f"the level of {measure} is a probability above 0, not {level:g}")
+    if not (math.isfinite(level) and math.isfinite(min_seconds)):
+        raise BadOption("a level and a length are numbers")
     if not name.strip() or not name.isprintable():
         raise BadOption("a rule's name must be something that can be printed")
     rule = AlertRule(

@@ -6,7 +6,7 @@ from threading import Event
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, disable_created_metrics, start_http_server
 
-from db.errors import BadOption, DatabaseError
+from db.errors import BadOption, DatabaseError, Expired
 from db.rows import JOB_KINDS, DueJob
 from db.store import Store
 from db.tables import ANNOTATION_STATUSES
@@ -64,7 +64,7 @@ class Metrics:
         for kind in JOB_KINDS:
             self._queue_jobs.labels(kind).set(fleet.jobs.get(kind, 0))
         self._workers.set(sum(worker.kind == "worker" for worker in fleet.workers))
-        for name in ANNOTATION_STATUSES:
+        for name in (*ANNOTATION_STATUSES, Expired.code):
             self._annotations.labels(name).set(status.annotations.get(name, 0))
 
     def serve(self, port: int, host: str) -> None:

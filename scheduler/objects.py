@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from db.errors import AccessDenied, MoodreelError, NoVideos, ObjectArchived, PathMissing
+from db.errors import AccessDenied, MoodreelError, NotReadable, NoVideos, ObjectArchived, PathMissing
 from db.identity import ObjectName, Source, printable
 from scheduler.wanted import Wanted
 
@@ -40,13 +40,14 @@ def listed(place: ObjectName) -> Iterator[Found]:
                 restored = entry.get("RestoreStatus", {})
                 is_restored = "RestoreExpiryDate" in restored and not restored.get("IsRestoreInProgress")
                 yield _found(name, entry, entry["Size"], is_restored)
-            if name == place:
-                return
+                if name == place:
+                    return
 
 
 def can_be_video(name: ObjectName) -> bool:
     """Whether a key is neither a folder's nor one that no database can hold."""
-    return bool(name.key) and not name.key.endswith("/") and "\0" not in name.key
+    is_text = not any(c == "\0" or "\ud800" <= c <= "\udfff" for c in name.key)  # JSON can have halves of characters
+    return is_text and bool(name.key) and not name.key.endswith("/")
 
 
 def look_at(name: ObjectName) -> Found | None:
@@ -147,6 +148,8 @@ def _pages(place: ObjectName) -> Iterator[Mapping[str, Any]]:
             page = client("s3").list_objects_v2(**query, **more)
         except (BotoCoreError, ClientError) as error:
             raise as_failure(error, place.uri) from error
+        except UnicodeEncodeError as error:
+            raise NotReadable(f"{printable(place.uri)}: a name that is not UTF-8 is no object's") from error
         yield page
         if not page.get("IsTruncated"):
             return

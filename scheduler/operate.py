@@ -102,12 +102,29 @@ def _require_choice(names: Sequence[str], otherwise: bool, options: str) -> None
 
 
 def uri_given(name: str) -> str:
-    """The URI that a path or a URI means; a slash at its end stays."""
+    """The URI that a path or a URI means; a slash at its end stays.
+
+    Raises:
+        BadOption: it is nobody's name.
+    """
+    _require_name(name)
     if "://" in name:
         return name
     return uri_of(name).rstrip("/") + "/" if name.endswith("/") else uri_of(name)
 
 
 def prefix_given(name: str) -> str:
-    """How URIs begin that lie below a folder, or that begin like this."""
+    """How URIs begin that lie below a folder, or that begin like this.
+
+    Raises:
+        BadOption: it is nobody's name.
+    """
+    _require_name(name)
     return name if "://" in name else uri_of(name).rstrip("/") + "/"
+
+
+def _require_name(name: str) -> None:
+    if not name:  # as of a variable that is not set; as a path it would mean the folder that one is in
+        raise BadOption("a name is empty")
+    if "://" in name and any("\ud800" <= c <= "\udfff" for c in name):
+        raise BadOption(f"{printable(name)} is not UTF-8")

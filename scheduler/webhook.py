@@ -157,7 +157,7 @@ def post(hook: NewHook, event_id: str, body: str) -> Answer:
     port = parts.port or (443 if is_tls else 80)
     until = time.monotonic() + TOTAL_SECONDS
     places = addresses(host, port, public_too=is_tls, link_local=hook.link_local)
-    sock = _connect(places, port)
+    sock = _connect(places, port, until)
     if is_tls:
         context = ssl.create_default_context()
         sock = context.wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
@@ -189,11 +189,14 @@ def _headers(secret: str, event_id: str, body: bytes) -> dict[str, str]:
     }
 
 
-def _connect(places: list[str], port: int) -> socket.socket:
+def _connect(places: list[str], port: int, until: float) -> socket.socket:
     failure: OSError = OSError("no address")
     for place in places:
+        left = until - time.monotonic()
+        if left <= 0:
+            break
         try:
-            sock = socket.create_connection((place, port), CONNECT_SECONDS)
+            sock = socket.create_connection((place, port), min(CONNECT_SECONDS, left))
             sock.settimeout(TOTAL_SECONDS)
             return sock
         except OSError as error:

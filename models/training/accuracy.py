@@ -24,13 +24,13 @@ from db.tables import SCORES, WINDOW_COLUMNS
 from models.fusion import RULES, Fusion, fuse
 from models.presets import COMPACT
 from models.taxonomy import EMOTIONS
+from models.training.corpora import JAVANESE_EMOTIONS, javanese_clip
 from worker.pipeline import DONE, Pipeline
 from worker.recipe import Recipe
 
 Rows = npt.NDArray[np.floating]
 
-LABELS = {"01": "neutral", "02": "sad", "03": "happy", "04": "surprised", "05": "fearful", "06": "angry"}
-KNOWN = [EMOTIONS.index(name) for name in LABELS.values()]
+KNOWN = [EMOTIONS.index(name) for name in JAVANESE_EMOTIONS.values()]
 SIDES = ("audio", "video")
 
 
@@ -42,7 +42,7 @@ def clips(folder: Path) -> list[Path]:
 
 def label_of(clip: Path) -> int:
     """The clip's emotion as a column of `EMOTIONS`."""
-    return EMOTIONS.index(LABELS[clip.stem.split("-")[2][:2]])
+    return EMOTIONS.index(javanese_clip(clip).emotion)
 
 
 def annotate(paths: Sequence[Path], db_url: str) -> Iterator[tuple[Path, dict[str, Rows]]]:
@@ -114,7 +114,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         found = dict(annotate(paths, f"sqlite:///{folder}/accuracy.db"))
     figures = measure(found)
-    print(f"{len(found)} clips, {len(LABELS)} emotions, default rule {COMPACT.fusion.rule}; percent")
+    print(f"{len(found)} clips, {len(KNOWN)} emotions, default rule {COMPACT.fusion.rule}; percent")
     print(f"{'':<20} {'accuracy':>9} {'recall':>9} {'answered':>9}")
     for name, scores in figures.items():
         shown = {"audio": "voice", "video": "face"}.get(name, f"fused, {name}")

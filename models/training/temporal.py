@@ -28,16 +28,17 @@ from models.training.face_recipe import Faces
 from models.training.head import HeadOptions, Rows, divide_logits, logits_of, temperature, train_head
 from models.training.metrics import clip_row, figures, rounded
 from models.training.protocols import RAVDESS, refuse_shared_speakers, splits
+from models.training.recordings import PRODUCT
 from models.training.seen import RAVDESS_FRAMES_HZ
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
 
-RATE_HZ = 5.0  # pictures looked at in each second, as the product does
-WINDOW_SECONDS, HOP_SECONDS = 2.0, 1.0
+RATE_HZ = PRODUCT.preset.picture_rate_hz
+WINDOW_SECONDS, HOP_SECONDS = PRODUCT.plan.window_ms / 1000, PRODUCT.plan.hop_ms / 1000
+MIN_FACE_SHARE = PRODUCT.gates.min_face_share
 STARTS_SECONDS = (0.0, 0.5)  # windows to train on begin here,
 PHASES = (0.0, 1 / 3, 2 / 3)  # and their pictures between those that the product would look at
-MIN_FACE_SHARE = 0.25  # of a window's pictures
 HELD_OUT = 5  # every fifth speaker of those to train on sets the temperature
 GIVEN_NAMES = {"fear": "fearful"}  # the given labels that are named otherwise
 

@@ -113,6 +113,12 @@ def test_a_place_is_an_object_or_how_keys_begin(bucket):
     assert found("in/.x/") == ["in/.x/c.mp4"]
 
 
+def test_a_folder_that_was_made_as_an_object_is_searched(bucket):
+    for key in ("in/", "in/a.mp4", "in/b.mp4"):
+        bucket.put(key)
+    assert found("in/") == ["in/a.mp4", "in/b.mp4"]
+
+
 def test_places_may_overlap(bucket):
     for key in ("in/a.mp4", "in/b/c.mp4", "in/d.txt"):
         bucket.put(key)
@@ -125,6 +131,10 @@ def test_odd_keys(bucket):
     for key in keys:
         bucket.put(key)
     assert found("in/") == found(*keys) == keys
+
+
+def test_a_name_that_is_not_utf8_is_no_objects(bucket):
+    assert found("in/\udcff") == ["not_readable"]
 
 
 def test_what_is_wanted_of_a_bucket(bucket):

@@ -133,8 +133,10 @@ def test_what_is_handed_on_as_it_is_set_is_in_the_example_and_never_set_to_nothi
     assert sorted(filled) == ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"]  # empty ones of these are as good as none
 
 
-def test_the_way_out_is_for_the_scheduler_and_the_workers_and_names_nothing_else():
-    assert {"services": {name: {"networks": ["outside"]} for name in ("scheduler", "worker", "worker-cpu")}} == OUTSIDE
+def test_the_way_out_is_for_all_schedulers_and_workers_and_names_nothing_else():
+    out = [name for name, service in SERVICES.items() if {"watch", "work"} & set(words(service.get("command", "")))]
+    assert out == ["scheduler", "scheduler-s3", "worker", "worker-cpu"]
+    assert {"services": {name: {"networks": ["outside"]} for name in out}} == OUTSIDE
     assert "COMPOSE_FILE=docker-compose.yml:deploy/outside.yml" in EXAMPLE
     assert "outside" in PROJECT["networks"]
 

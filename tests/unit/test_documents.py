@@ -1,20 +1,39 @@
 """Nothing that a user can see or set goes undocumented, and nothing documented is not there."""
 
 import importlib.util
+import json
 import re
 import subprocess
+import textwrap
 import tomllib
 from pathlib import Path
 
 import click
 import pytest
+import sqlalchemy as sa
+import yaml
 
 from db.errors import FAILURES
+from db.rows import NewHook
+from db.store import Store
+from db.views import VIEW_COLUMNS
 from models.fusion import RULES
 from scheduler.cli import cli
+from tests.database import annotated
+from tests.receiver import SECRET
 
 ROOT = Path(__file__).parent.parent.parent
 README = (ROOT / "README.md").read_text()
+OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    """The blocks of docs/operations.md in a language, those within lists too."""
+    found = re.findall(rf"^ *```{language}\n(.*?)^ *```", OPERATIONS, re.DOTALL | re.MULTILINE)
+    return [textwrap.dedent(block) for block in found]
+
+
+QUERIES = [block for block in blocks("sql") if block.startswith("SELECT")]
 
 
 def generator():
@@ -81,3 +100,77 @@ def test_no_path_of_one_machine_and_no_large_file():
     sizes = {path: (ROOT / path).stat().st_size for path in tracked if (ROOT / path).exists()}
     assert sum(sizes.values()) < 60_000_000
     assert all(size < 25_000_000 for size in sizes.values())
+
+
+def test_every_alarm_says_what_to_do_when_it_rings():
+    groups = yaml.safe_load((ROOT / "deploy" / "alerts.yml").read_text())["groups"]
+    alarms = [rule["alert"] for group in groups for rule in group["rules"]]
+    table = OPERATIONS.partition("## When an alarm rings")[2]
+    rows = dict(re.findall(r"^\| (\w+) \| .+? \| (.+?) \|$", table, re.MULTILINE))
+    assert list(rows)[1:] == alarms  # but for the head, in the same order
+    assert all(len(what_to_do) > 40 for what_to_do in list(rows.values())[1:])
+
+
+def test_the_policies_are_json_and_allow_no_more_than_is_needed():
+    policies = [json.loads(block) for block in blocks("json")]
+    statements = [s for policy in policies for s in policy.get("Statement", [policy] if "Effect" in policy else [])]
+    allowed = {tuple([s["Action"]] if isinstance(s["Action"], str) else s["Action"]) for s in statements}
+    assert len(policies) == 5
+    assert allowed == {
+        *(("s3:ListBucket",), ("s3:GetObject",), ("kms:Decrypt",), ("sqs:SendMessage",), ("sqs:*",)),
+        ("sqs:ReceiveMessage", "sqs:DeleteMessage"),
+    }
+    assert [s["Effect"] for s in statements if s["Action"] == "sqs:*"] == ["Deny"]
+
+
+def test_there_are_queries_for_operators():
+    assert len(QUERIES) >= 5
+
+
+@pytest.mark.parametrize("query", QUERIES)
+def test_the_queries_for_operators_run(query, store, database_url):
+    with sa.create_engine(database_url).connect() as connection:
+        rows = connection.exec_driver_sql(query).fetchall()
+    assert not [row for row in rows if any(row)]  # there is nothing, or nothing to do
+
+
+def test_the_documented_roles_of_postgresql_may_do_what_they_must_and_no_more(postgresql_url):
+    owner = sa.make_url(postgresql_url)
+    grants = "".join(block for block in blocks("sql") if "CREATE ROLE" in block)
+    grants = grants.replace("FOR ROLE moodreel ", "").replace("ON DATABASE moodreel ", f"ON DATABASE {owner.database} ")
+    names = re.findall(r"CREATE ROLE (\w+)", grants)
+    urls = {name: owner.set(username=name).render_as_string(hide_password=False) for name in names}
+    with Store(postgresql_url) as store:
+        try:
+            with store.writing() as connection:
+                connection.exec_driver_sql(grants)
+                readable = {name: readable_by(name, connection) for name in names}
+            with Store(urls["moodreel_scheduler"]) as scheduler:
+                scheduler.add_hook(NewHook(url="https://example.org", secret=SECRET, events=("done",)))
+            with Store(urls["moodreel_worker"]) as worker:
+                annotated(worker)
+            with Store(urls["moodreel_scheduler"]) as scheduler:
+                assert scheduler.hook_backlog()[0] == 1
+                assert scheduler.forget(["a.mp4"], [], "somebody").videos == 1
+        finally:
+            with store.writing() as connection:
+                for name in names:
+                    connection.exec_driver_sql(f"DROP OWNED BY {name}; DROP ROLE {name}")
+    assert readable["moodreel_scheduler"] - readable["moodreel_worker"] == {"hooks"}
+    assert readable["analyst"] == VIEW_COLUMNS.keys() - {"queued_seconds"}
+    assert readable["keda"] == {"queued_seconds"}
+
+
+def readable_by(role: str, connection: sa.Connection) -> set[str]:
+    """Tables and views."""
+    query = "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'v')"
+    return set(
+        connection.execute(sa.text(f"{query} AND has_table_privilege(:role, oid, 'SELECT')"), {"role": role}).scalars()
+    )
+
+
+def test_the_query_for_autoscaling_is_one_number(postgresql_url):
+    *_, scaled = yaml.safe_load_all(blocks("yaml")[0])
+    (trigger,) = scaled["spec"]["triggers"]
+    with Store(postgresql_url) as store, store.reading() as connection:
+        assert connection.exec_driver_sql(trigger["metadata"]["query"]).fetchall() == [(0,)]

@@ -12,7 +12,7 @@ from db.errors import ChangedWhileReading, Forgotten, LeaseLost
 from db.forgotten import kept_out, let_nobody_forget
 from db.rows import AlertRule, Erased, Job, Load, MediaFacts, NewHook, RaisedAlert, Submitted
 from db.store import Store
-from db.tables import HOOK_EVENTS, metadata
+from db.tables import HOOK_EVENTS, annotations, metadata, windows
 from tests.database import annotated, planned, requested, window_row
 from tests.fleet import (
     change,
@@ -294,6 +294,37 @@ def test_nothing_comes_back_while_many_are_at_work(store):
     for worker in workers:
         worker.join(30)
     assert went_wrong == []
+    assert set(counts(store).values()) == {0}
+
+
+def test_whoever_is_at_a_forgotten_video_writes_nothing_into_the_next_one(store):
+    """SQLite gives the number of the last row again when that row is gone."""
+
+    def begun(uri: str, owner: str):
+        annotation_id = requested(store, uri)
+        store.plan(annotation_id, planned(0))
+        return store.claim(annotation_id, owner, 60.0)
+
+    forgotten = begun("gone.mp4", "one")
+    forget(store, "gone.mp4")
+    begun("next.mp4", "two")
+    with pytest.raises(LeaseLost):
+        store.checkpoint(forgotten, [window_row(0)])
+    with pytest.raises(LeaseLost):
+        store.complete_span(forgotten, 2.0)
+    assert store.renew_all([forgotten], 60.0) == [forgotten]
+    assert counts(store)["windows"] == 0
+
+
+def test_forgetting_waits_for_whoever_finishes(store):
+    annotation_id = annotated(store, "a.mp4")
+    forgetting = threading.Thread(target=forget, args=(store, "a.mp4"))
+    with store.writing() as connection:  # in the order of `Store.finish`
+        connection.execute(sa.select(annotations.c.id).where(annotations.c.id == annotation_id).with_for_update())
+        forgetting.start()
+        forgetting.join(1.5)  # longer than PostgreSQL waits before it looks who waits for whom
+        connection.execute(sa.update(windows).values(face_count=0))
+    forgetting.join(10)
     assert set(counts(store).values()) == {0}
 
 

@@ -162,6 +162,8 @@ def test_rules_are_added_shown_and_removed(run, database):
         (("r", "fearful", 1.5), 2, "1.5"),
         (("r", "fearful", 0.5, "--pipeline", "none"), 1, "pipeline_unknown"),
         (("", "fearful", 0.5), 2, "can be printed"),
+        (("r", "valence", "nan"), 2, "are numbers"),
+        (("r", "fearful", 0.5, "--for", "nan"), 2, "are numbers"),
     ],
 )
 def test_what_cannot_be_a_rule_is_refused(run, arguments, status, says):

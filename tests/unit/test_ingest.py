@@ -65,6 +65,11 @@ def test_every_form_names_the_object_by_its_raw_key(form, key):
     assert names_in(form(key)) == {ObjectName("archive", key)}
 
 
+@pytest.mark.parametrize("form", [direct, through_event_bridge])
+def test_a_name_that_is_no_unicode_names_nothing(form):
+    assert names_in(form("x.mp4").replace("x.mp4", r"\ud800.mp4")) == set()
+
+
 def test_one_message_may_tell_of_many_objects_or_twice_of_one():
     assert names_in(direct("a", "b", "a")) == {ObjectName("archive", "a"), ObjectName("archive", "b")}
 

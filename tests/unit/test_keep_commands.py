@@ -123,6 +123,15 @@ def test_forget_asks_first_and_where_it_cannot_it_wants_a_yes(archive, command, 
     assert archive.video("/a/one.mp4") is None
 
 
+@pytest.mark.parametrize("name", ["", "s3://b/\udcff"])
+def test_what_is_nobodys_name_is_not_taken_for_one(archive, command, monkeypatch, name):
+    monkeypatch.chdir("/")  # where the empty name would lead
+    for arguments in (("forget", name, "--yes"), ("cancel", name), ("audit", "--uri", name), ("limit", name, "1")):
+        assert command(*arguments)[0] == 2, arguments
+    assert archive.status().videos == 3
+    assert archive.status().annotations == {"done": 2, "pending": 1}
+
+
 def test_remember_says_what_keeps_a_video_out(archive, command):
     command("forget", "/a/", "--yes")
     status, said = command("remember", "/a/one.mp4")

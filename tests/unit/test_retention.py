@@ -4,12 +4,16 @@ import threading
 from datetime import UTC, datetime, timedelta
 
 import pytest
+import sqlalchemy as sa
 
 from db.errors import BadOption
+from db.forgotten import let_nobody_forget
 from db.rows import Erased, Load, MediaFacts, RetentionRule, Submitted
+from db.tables import retention_rules
+from scheduler.metrics import Metrics
 from scheduler.retention import Keeper, age_seconds, applied
 from tests.database import annotated, requested
-from tests.fleet import change, failed, pipeline, rows, source, submit, take_plan
+from tests.fleet import change, due, failed, pipeline, rows, source, submit, take_plan
 
 DAY = 86_400.0
 
@@ -135,6 +139,31 @@ def test_whoever_wants_it_again_says_so(store):
     assert len(store.timeline("a.mp4")) == 1
 
 
+def test_what_no_worker_can_build_is_left_to_annotate(store):
+    annotation_id = aged(store, "a.mp4", 31)  # of a pipeline that was never registered for workers
+    store.set_retention(rule())
+    apply(store)
+    assert store.retry(code="expired") == 1
+    assert store.annotation(annotation_id).status == "pending"
+    assert due(store) == []
+    assert store.fleet().queue_videos == 0
+    assert rows(store, "SELECT seconds FROM queued_seconds") == [(0.0,)]  # for which workers would be kept running
+
+
+def test_expired_results_do_not_count_as_failed(store):
+    aged(store, "a.mp4", 31)
+    store.set_retention(rule())
+    apply(store)
+    assert store.status().annotations == {"expired": 1}
+    metrics = Metrics()
+    metrics.refresh(store)
+    values = {
+        status: metrics.registry.get_sample_value("moodreel_annotations", {"status": status})
+        for status in ("failed", "expired")
+    }
+    assert values == {"failed": 0.0, "expired": 1.0}
+
+
 def test_a_new_version_is_something_new(store):
     aged(store, "a.mp4", 31)
     store.set_retention(rule())
@@ -180,6 +209,21 @@ def test_videos_are_forgotten_too_if_asked(store):
     assert store.video("old.mp4") is None
     assert store.submit(pipeline(store), [source("old.mp4")]) == Submitted(forgotten=1)
     assert store.remember(["old.mp4"], [], "me") == 1
+
+
+def test_a_rule_that_was_set_while_it_waited_counts(store):
+    aged(store, "/legal/a.mp4", 31)
+    overdue = rule(forgets=True)
+    store.set_retention(overdue)
+    erasing = threading.Thread(target=store.erase_overdue, args=(overdue, "me"))
+    with store.writing() as connection:
+        let_nobody_forget(connection)
+        erasing.start()
+        erasing.join(0.5)
+        kept = {"prefix": "/legal/", "max_age_seconds": None, "counted_from": "recorded", "forgets": False}
+        connection.execute(sa.insert(retention_rules).values(kept))
+    erasing.join(10)
+    assert store.video("/legal/a.mp4") is not None
 
 
 # --- how it is applied

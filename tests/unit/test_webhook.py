@@ -100,6 +100,26 @@ def test_one_bad_address_among_several_is_one_too_many(monkeypatch):
         addresses("example.org", 443, public_too=True, link_local=False)
 
 
+def test_many_addresses_that_do_not_answer_take_no_longer_than_one(monkeypatch):
+    """Or a hook's lease would run out while it is posted to."""
+    tried = []
+
+    def silent(place, timeout):
+        tried.append(place)
+        time.sleep(timeout)
+        raise TimeoutError("timed out")
+
+    monkeypatch.setattr(webhook, "TOTAL_SECONDS", 0.5)
+    monkeypatch.setattr(webhook, "CONNECT_SECONDS", 0.2)
+    monkeypatch.setattr(webhook, "addresses", lambda *_, **__: [f"10.0.0.{n}" for n in range(20)])
+    monkeypatch.setattr(socket, "create_connection", silent)
+    began = time.monotonic()
+    with pytest.raises(TimeoutError):
+        post(hook("http://example.org/"), "1", "{}")
+    assert time.monotonic() - began < 1.0
+    assert [place for place, _ in tried[:2]] == ["10.0.0.0", "10.0.0.1"]
+
+
 def test_a_post_arrives_signed_with_all_that_belongs_to_it():
     with receiving() as receiver:
         assert post(hook(receiver.url), "abc", '{"a":1}').status == 204
