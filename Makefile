@@ -14,7 +14,7 @@ help:
 	@echo "make eval DATA=FOLDER [CACHE=FOLDER]   every protocol, on people the models never met, into docs/accuracy.md"
 	@echo "make bench    speed, memory and cost by stage on this machine, into docs/performance.md (Linux, 10 minutes)"
 	@echo "make scale    what the fleet's servers carry, with simulated workers, into docs/scale.md (Linux, 10 minutes)"
-	@echo "make chaos SPANS=1000 FAULTS=200 [SEED=N]   a fleet in which all that can fail fails, compared with a quiet run"
+	@echo "make chaos SPANS=1000 FAULTS=200 [SEED=N] [SOURCE=s3]   a fleet in which all fails that can, compared with a quiet run"
 	@echo "make figures  the picture of the demo in docs/, anew"
 	@echo "make clean    remove .venv and caches"
 
@@ -53,7 +53,8 @@ scale: .venv/tests-installed
 	$(BIN)/python -m tests.benchmarks.scale
 
 chaos: .venv/tests-installed
-	$(BIN)/python -m tests.chaos --spans $(or $(SPANS),1000) --faults $(or $(FAULTS),200) $(if $(SEED),--seed $(SEED))
+	$(BIN)/python -m tests.chaos --spans $(or $(SPANS),1000) --faults $(or $(FAULTS),200) \
+		$(if $(SEED),--seed $(SEED)) $(if $(SOURCE),--source $(SOURCE))
 
 figures: .venv/tests-installed
 	$(BIN)/python docs/make_figures.py

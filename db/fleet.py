@@ -27,6 +27,7 @@ _ROWS_PER_CHANGE = 1000
 _FORGOTTEN_SECONDS = 7 * 86_400.0
 _LAST_CHARACTER = "\U0010ffff"
 _LENGTHS_SAMPLED = 1000  # videos, of which lengths are known, to estimate the others by
+_QUEUED = sa.table("queued_seconds", sa.column("seconds"))  # the view
 
 
 class Fleet(Database):
@@ -247,6 +248,11 @@ class Fleet(Database):
     def slots(self) -> int:
         """How many jobs all workers that are there can do at once."""
         return sum(worker.slots for worker in self.workers() if worker.kind == "worker")
+
+    def queued_seconds(self) -> float:
+        """Seconds of video that are not annotated yet, as the view of this name counts them."""
+        with self.reading() as connection:
+            return float(connection.execute(sa.select(_QUEUED.c.seconds)).scalar_one())
 
     def fleet(self, window_seconds: float = 600.0) -> FleetStatus:
         """What is before the fleet and how fast it goes.

@@ -12,6 +12,7 @@ from db.identity import printable
 from db.rows import AlertRule
 from db.store import Store
 from db.tables import EMOTIONS
+from scheduler.actor import actor
 from scheduler.cli import print_json
 from scheduler.operate import prefix_given
 from scheduler.render import clock
@@ -53,7 +54,9 @@ def add(
     with Store(db_url) as store:
         if pipeline is not None:
             store.pipeline_named(pipeline)
-        if not store.add_rule(rule):
+        with store.audited(actor(), "alerts add", _subject(rule)) as counts:
+            counts["rules"] = int(store.add_rule(rule))
+        if not counts["rules"]:
             raise BadOption(f"there is a rule {name} already", hint=f"moodreel alerts remove {name}, or another name.")
     Console().print(Text(f"{name}: {_words(rule)}, in what is annotated from now on"), soft_wrap=True)
 
@@ -81,7 +84,9 @@ def remove(db_url: str, name: str) -> None:
         RuleUnknown: there is none of this name.
     """
     with open_existing(db_url) as store:
-        if not store.remove_rule(name):
+        with store.audited(actor(), "alerts remove", {"rule": name}) as counts:
+            counts["rules"] = int(store.remove_rule(name))
+        if not counts["rules"]:
             raise RuleUnknown(f"There is no alert rule {printable(name)!r} in {store.name}.")
     Console().print(Text(f"{name} is removed, with what it raised"), soft_wrap=True)
 
@@ -111,6 +116,11 @@ def show(db_url: str, rule: str | None, video: str | None, limit: int, as_json: 
         table.add_row(*(Text(printable(cell)) for cell in (when, alert.rule, alert.video, *numbers)))
     Console().print(table if found else "nothing was raised")
     return bool(found)
+
+
+def _subject(rule: AlertRule) -> dict[str, object]:
+    """How the audit tells of a rule that is added."""
+    return {"rule": rule.name, "where": _words(rule), "prefix": rule.source_prefix, "pipeline_name": rule.pipeline}
 
 
 def _words(rule: AlertRule) -> str:

@@ -14,13 +14,14 @@ from rich.text import Text
 from db.errors import BadOption, HookFailed, HookUnknown
 from db.events import body_of
 from db.identity import printable
-from db.rows import NewHook
+from db.rows import HeldHook, NewHook
 from db.store import Store
 from db.tables import HOOK_EVENTS
+from scheduler.actor import actor
 from scheduler.cli import print_json
 from scheduler.operate import prefix_given
 from scheduler.show import open_existing
-from scheduler.webhook import addresses, check_url, key_of, post
+from scheduler.webhook import addresses, check_url, key_of, post, without_secrets
 
 
 def add(
@@ -59,8 +60,9 @@ def add(
         insecure_http=insecure_http,
         link_local=link_local,
     )
-    with Store(db_url) as store:
-        number = store.add_hook(hook)
+    subject = {"url": without_secrets(url), "events": list(kinds), "prefix": hook.source_prefix}
+    with Store(db_url) as store, store.audited(actor(), "hooks add", subject) as counts:
+        counts["hook"] = number = store.add_hook(hook)
     Console().print(Text(f"hook {number}: {', '.join(kinds)} to {url}; moodreel hooks test {number}"), soft_wrap=True)
 
 
@@ -110,8 +112,9 @@ def remove(db_url: str, number: int) -> None:
         HookUnknown: there is none of this number.
     """
     with open_existing(db_url) as store:
-        if not store.remove_hook(number):
-            raise HookUnknown(f"There is no hook {number} in {store.name}.")
+        subject = _subject(store, number)
+        with store.audited(actor(), "hooks remove", subject) as counts:
+            counts["hooks"] = int(store.remove_hook(number))
     Console().print(f"hook {number} is removed")
 
 
@@ -123,9 +126,7 @@ def try_out(db_url: str, number: int) -> None:
         HookFailed: the post did not arrive, or was not taken.
     """
     with open_existing(db_url) as store:
-        hook = store.hook(number)
-    if hook is None:
-        raise HookUnknown(f"There is no hook {number} in {store.name}.")
+        hook = _known(store, number)
     event_id = uuid.uuid4().hex
     body = body_of("hook.test", event_id, datetime.now(UTC).isoformat(), {"hook": number})
     try:
@@ -165,7 +166,24 @@ def post_again(db_url: str, number: int) -> None:
         HookUnknown: there is none of this number.
     """
     with open_existing(db_url) as store:
-        if store.hook(number) is None:
-            raise HookUnknown(f"There is no hook {number} in {store.name}.")
-        n = store.post_again(number)
+        subject = _subject(store, number)
+        with store.audited(actor(), "hooks retry", subject) as counts:
+            counts["events"] = n = store.post_again(number)
     Console().print(f"{n} events wait again for hook {number}; moodreel watch posts them")
+
+
+def _known(store: Store, number: int) -> HeldHook:
+    """A hook.
+
+    Raises:
+        HookUnknown: there is none of this number.
+    """
+    hook = store.hook(number)
+    if hook is None:
+        raise HookUnknown(f"There is no hook {number} in {store.name}.")
+    return hook
+
+
+def _subject(store: Store, number: int) -> dict[str, object]:
+    """How the audit names a hook; the errors are those of `_known`."""
+    return {"hook": number, "url": without_secrets(_known(store, number).url)}

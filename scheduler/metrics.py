@@ -57,7 +57,7 @@ class Metrics:
             DatabaseError: the database cannot be asked.
         """
         fleet, status = store.fleet(), store.status()
-        self._queue_seconds.set(fleet.queue_seconds)
+        self._queue_seconds.set(store.queued_seconds())
         events, seconds = store.hook_backlog()
         self._hook_events.set(events)
         self._hook_seconds.set(seconds)

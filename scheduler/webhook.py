@@ -101,6 +101,12 @@ def check_url(url: str, *, insecure_http: bool) -> SplitResult:
     return parts
 
 
+def without_secrets(url: str) -> str:
+    """A hook's URL without what may be known to nobody else: user and password, query and fragment."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
 def addresses(host: str, port: int, *, public_too: bool, link_local: bool) -> list[str]:
     """Where a host is, in the order to be tried; IP addresses.
 

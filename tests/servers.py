@@ -323,6 +323,16 @@ class ObjectStore:
             aws_secret_access_key="a-secret",
         )
 
+    def bucket_with_events(self, name: str) -> str:
+        """Make a bucket, and a queue that is told of what is put into it; the queue's URL."""
+        s3, sqs = self.client("s3"), self.client("sqs")
+        s3.create_bucket(Bucket=name)
+        url = str(sqs.create_queue(QueueName=f"events-of-{name}")["QueueUrl"])
+        arn = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+        telling = {"QueueConfigurations": [{"QueueArn": arn, "Events": ["s3:ObjectCreated:*"]}]}
+        s3.put_bucket_notification_configuration(Bucket=name, NotificationConfiguration=telling)
+        return url
+
     def start(self) -> None:
         """Start it, empty, and wait until it answers."""
         with self._log.open("ab") as log:

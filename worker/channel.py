@@ -45,6 +45,17 @@ _DTYPES: Mapping[str, np.dtype[Any]] = {"float32": np.dtype(np.float32), "uint8"
 _PREFIX = struct.Struct(">I")
 
 
+def socket_pair() -> tuple[socket.socket, socket.socket]:
+    """Two sockets that are connected and block, as the child's end must, though Celery sets a timeout for new ones.
+
+    It does so while it shuts down and the last jobs are done.
+    """
+    pair = socket.socketpair()
+    for end in pair:
+        end.setblocking(True)
+    return pair
+
+
 class ChannelClosed(Exception):  # noqa: N818 - nothing went wrong on this side
     """Raised when the other side has hung up."""
 

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from worker.channel import socket_pair
 from worker.read_ahead import Abandoned, ReadAhead
 
 SIZE = struct.Struct(">Q")  # how many bytes there are
@@ -29,7 +30,7 @@ class Loan:
 
     def __init__(self, content: ReadAhead) -> None:
         self._content = content
-        self._ours, self._theirs = socket.socketpair()
+        self._ours, self._theirs = socket_pair()
         self._ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MAX_GIVEN_BYTES)
         self.descriptor, self.is_waiting = self._theirs.fileno(), False
         self._is_over = False

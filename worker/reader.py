@@ -9,7 +9,6 @@ that runs models opens no media itself.
 import os
 import queue
 import signal
-import socket
 import stat
 import subprocess
 import sys
@@ -20,7 +19,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from db import errors
-from worker.channel import Channel, ChannelClosed
+from worker.channel import Channel, ChannelClosed, socket_pair
 from worker.lending import Lender, Loan
 from worker.protocol import End, Event, Failure, Job, Message, Picture, Probe, ProtocolError, ReadRequest
 from worker.ring import Ring, shared_memory
@@ -58,7 +57,7 @@ class _Child:
     """
 
     def __init__(self, arguments: list[str], silence_seconds: float, ring_bytes: int) -> None:
-        ours, theirs = socket.socketpair()
+        ours, theirs = socket_pair()
         ours.settimeout(silence_seconds)
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the child
         passed_on, memory = {"--socket": theirs.fileno()}, shared_memory(ring_bytes)

@@ -1,10 +1,11 @@
 """From a clip that arrives to its rows, in seconds, with a running fleet of one scheduler and one worker on the CPU.
 
-    python -m tests.benchmarks.latency --clips 10
+    python -m tests.benchmarks.latency --clips 10 [--source s3]
 
-Clips of five seconds are put, one after another, into a folder that `moodreel watch` looks at. Printed are the medians
-and the longest, from the moment at which the whole file is there: until it was found and asked for, until it was probed
-and planned, and until its timeline could be queried. Fails if the longest exceeds `--bound`.
+Clips of five seconds are put, one after another, into a folder that `moodreel watch` looks at, or into a bucket that a
+queue tells it of. Printed are the medians and the longest, from the moment at which the whole clip is there: until it
+was found and asked for, until it was probed and planned, and until its timeline could be queried. Fails if the longest
+exceeds `--bound`.
 """
 
 import argparse
@@ -13,7 +14,8 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -23,11 +25,13 @@ from rich.table import Table
 
 from tests import archive
 from tests.running_fleet import Fleet, wait_until
+from tests.servers import ObjectStore
 
 EVERY_SECONDS = 0.5  # between two looks
 CLIP_SECONDS = 5.0
 N_BEFORE = 3  # clips among which are voices and faces
 WAIT_SECONDS = 120.0
+BUCKET = "incoming"
 STEPS = {
     "found": "SELECT COUNT(*) FROM annotations a JOIN videos v ON v.id = a.video_id WHERE v.uri = '{uri}'",
     "planned": "SELECT COUNT(*) FROM spans s JOIN annotations a ON a.id = s.annotation_id"
@@ -38,6 +42,11 @@ STEPS = {
 
 class Source(Protocol):
     """Where clips arrive."""
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """What leads the fleet there."""
+        ...
 
     @property
     def watched(self) -> tuple[str, ...]:
@@ -56,6 +65,10 @@ class FolderSource:
     folder: Path
 
     @property
+    def environment(self) -> Mapping[str, str]:
+        return {}
+
+    @property
     def watched(self) -> tuple[str, ...]:
         return str(self.folder), "--settle", "0"
 
@@ -67,14 +80,42 @@ class FolderSource:
         return str(arrives)
 
 
-def folder_source(fleet: Fleet) -> Source:
-    """A folder of the fleet's."""
-    folder = fleet.folder / "incoming"
-    folder.mkdir()
-    return FolderSource(folder)
+@dataclass(frozen=True)
+class BucketSource:
+    """Clips arrive in a bucket, which tells a queue of them."""
+
+    server: ObjectStore
+    queue_url: str
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        return self.server.environment
+
+    @property
+    def watched(self) -> tuple[str, ...]:
+        return f"s3://{BUCKET}/", "--events", self.queue_url
+
+    def put(self, clip: Path, name: str) -> str:
+        self.server.client("s3").put_object(Bucket=BUCKET, Key=name, Body=clip.read_bytes())
+        return f"s3://{BUCKET}/{name}"
 
 
-SOURCES: dict[str, Callable[[Fleet], Source]] = {"folder": folder_source}
+@contextmanager
+def folder_source(folder: Path) -> Iterator[Source]:
+    """A folder below another."""
+    incoming = folder / "incoming"
+    incoming.mkdir()
+    yield FolderSource(incoming)
+
+
+@contextmanager
+def bucket_source(folder: Path) -> Iterator[Source]:
+    """A bucket of a server whose log lies in a folder."""
+    with ObjectStore(folder) as server:
+        yield BucketSource(server, server.bucket_with_events(BUCKET))
+
+
+SOURCES: dict[str, Callable[[Path], AbstractContextManager[Source]]] = {"folder": folder_source, "s3": bucket_source}
 
 
 def measure(fleet: Fleet, source: Source, clips: list[Path]) -> dict[str, list[float]]:
@@ -95,8 +136,7 @@ def run(n_clips: int, kind: str) -> dict[str, list[float]]:
     with tempfile.TemporaryDirectory(prefix="moodreel-") as name:
         folder = Path(name)
         clips = archive.make(folder / "clips", n_clips + N_BEFORE, (CLIP_SECONDS, CLIP_SECONDS))
-        with Fleet(folder) as fleet:
-            source = SOURCES[kind](fleet)
+        with SOURCES[kind](folder) as source, Fleet(folder, source.environment) as fleet:
             fleet.run("pipelines", "add", "usual")
             watching = ("--pipeline", "usual", "--every", EVERY_SECONDS)
             fleet.service("scheduler", "watch", *source.watched, *watching).start()
@@ -113,7 +153,7 @@ def main() -> int:
     parser.add_argument("--bound", type=float, default=30.0, help="most that any clip may take, seconds")
     options = parser.parse_args()
     took = run(options.clips, options.source)
-    table = Table(title=f"{options.clips} clips of {CLIP_SECONDS:g} s, from a {options.source}", box=None)
+    table = Table(title=f"{options.clips} clips of {CLIP_SECONDS:g} s, source: {options.source}", box=None)
     for title in ("until", "median, s", "longest, s"):
         table.add_column(title, justify="left" if title == "until" else "right")
     for step, seconds in took.items():

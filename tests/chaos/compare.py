@@ -10,7 +10,7 @@ undone, and nothing may have failed but what was planted.
 
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -27,6 +27,7 @@ from db.tables import SCORES, annotations, fused_windows, segments, spans, video
 BOUND_TOLERANCE_SECONDS = 1e-6
 PROBABILITY_TOLERANCE = 1e-3
 SHARE_TOLERANCE = 0.05
+SUPERSEDED = {("done", None), ("failed", "changed_while_reading")}  # how annotations of earlier versions may end
 SHOWN = 20  # differences that are printed; all are counted
 
 _TABLES = {"window": windows, "fused window": fused_windows, "segment": segments}
@@ -141,19 +142,22 @@ class Side:
             yield f"annotation {annotation_id} is done, but its span {span_index} is {status}"
 
 
-def compare(expected_url: str, actual_url: str, planted: Mapping[str, str] | None = None) -> Comparison:
+def compare(
+    expected_url: str, actual_url: str, planted: Mapping[str, str] | None = None, replaced: Collection[str] = ()
+) -> Comparison:
     """Compare two databases, row by row.
 
     Args:
         expected_url: of the quiet run.
         actual_url: of the other.
         planted: names of the files that must fail in both, with their codes.
+        replaced: names of those that were replaced, of which the other database may know earlier versions.
     """
     result, engines = Comparison(), [open_engine(url, create=False) for url in (expected_url, actual_url)]
     try:
         with engines[0].connect() as one, engines[1].connect() as other:
             expected, actual = Side("expected", one), Side("actual", other)
-            _compare_videos(expected, actual, planted or {}, result)
+            _compare_videos(expected, actual, planted or {}, replaced, result)
             for side in (expected, actual):
                 for stray in side.stray():
                     result.note(f"{side.name}: {stray}")
@@ -168,7 +172,9 @@ def file_name(video: Video) -> str:
     return os.fsdecode(path_of(video.uri).name)
 
 
-def _compare_videos(expected: Side, actual: Side, planted: Mapping[str, str], result: Comparison) -> None:
+def _compare_videos(
+    expected: Side, actual: Side, planted: Mapping[str, str], replaced: Collection[str], result: Comparison
+) -> None:
     names = sorted({file_name(video) for side in (expected, actual) for video in side.videos} | set(planted))
     found = [_by_name(side, result) for side in (expected, actual)]
     for name in names:
@@ -178,6 +184,10 @@ def _compare_videos(expected: Side, actual: Side, planted: Mapping[str, str], re
             result.note(f"{name}: there is no such video in the {missing} database")
             continue
         result.videos += 1
+        if name in replaced:
+            other, earlier = _parted(other)
+            for ended in (end for end in map(_end, earlier) if end not in SUPERSEDED):
+                result.note(f"{name}: an annotation of an earlier version is {_words([ended])}")
         for difference in _in_what_was_asked(name, one, other, planted):
             result.note(difference)
         if name in planted:
@@ -200,7 +210,7 @@ def _in_what_was_asked(name: str, one: Video, other: Video, planted: Mapping[str
     if one.uri == other.uri and one.version != other.version:
         yield f"{name}: version {one.version} in the expected database, {other.version} in the actual one"
     for side, video in (("expected", one), ("actual", other)):
-        ends = [(row.status, row.error_code) for row in video.asked if row.version == video.version]
+        ends = [_end(row) for row in video.asked if row.version == video.version]
         wanted = ("failed", planted[name]) if name in planted else ("done", None)
         if ends != [wanted]:
             yield f"{name}: in the {side} database its annotations are {_words(ends)}, not {_words([wanted])}"
@@ -213,6 +223,18 @@ def _in_what_was_asked(name: str, one: Video, other: Video, planted: Mapping[str
             values = getattr(one.asked[0], what), getattr(other.asked[0], what)
             if not _same(*values, tolerance):
                 yield f"{name}: {what} is {values[0]} in the expected database, {values[1]} in the actual one"
+
+
+def _parted(video: Video) -> tuple[Video, list[Annotated]]:
+    """A video as if its latest version were the only one, and what was asked of earlier ones."""
+    parts: dict[bool, list[Annotated]] = {True: [], False: []}
+    for row in video.asked:
+        parts[row.version == video.version].append(row)
+    return video._replace(asked=tuple(parts[True])), parts[False]
+
+
+def _end(row: Annotated) -> tuple[str, str | None]:
+    return row.status, row.error_code
 
 
 def _words(ends: Sequence[tuple[str, str | None]]) -> str:

@@ -6,14 +6,19 @@ import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from itertools import count
+from itertools import count, cycle, islice
+from typing import Any, ClassVar
 
 import redis
 
+from tests.chaos.sources import Bucket
+from tests.faulty_store import EXPIRED, SLOW_DOWN
 from tests.running_fleet import DECODER, WORKER, Fleet, Service
 from tests.servers import Message
+
+SLOW_BYTES_PER_SECOND = 100_000.0
 
 Mend = Callable[[], object]
 
@@ -32,8 +37,11 @@ class Chaos:
         lease_seconds: of the workers.
 
     Attributes:
+        kinds: of what can happen.
         struck: how often what has happened.
     """
+
+    kinds: ClassVar[Mapping[str, Callable[[Any], None]]]
 
     def __init__(
         self, fleet: Fleet, workers: Sequence[Service], scheduler: Service, seed: int, lease_seconds: float
@@ -45,9 +53,9 @@ class Chaos:
         self.struck: Counter[str] = Counter()
 
     def strike(self, kind: str) -> bool:
-        """Let one of `KINDS` happen; whether there was anything to strike."""
+        """Let one of `kinds` happen; whether there was anything to strike."""
         try:
-            KINDS[kind](self)
+            self.kinds[kind](self)
         except (NotNow, ProcessLookupError, redis.RedisError):
             return False
         self.struck[kind] += 1
@@ -183,7 +191,7 @@ class Chaos:
         return message
 
 
-KINDS: dict[str, Callable[[Chaos], None]] = {
+Chaos.kinds = {
     "worker killed": Chaos.kill_worker,
     "supervisor killed": Chaos.kill_supervisor,
     "machine lost": Chaos.lose_machine,
@@ -201,9 +209,94 @@ KINDS: dict[str, Callable[[Chaos], None]] = {
 }
 
 
-def schedule(faults: int, seed: int) -> list[tuple[float, str]]:
+class BucketChaos(Chaos):
+    """Strikes a fleet that annotates a bucket, and what leads from the bucket to the fleet.
+
+    Args:
+        fleet, workers, scheduler, seed, lease_seconds: as for `Chaos`.
+        bucket: which the fleet watches.
+    """
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        workers: Sequence[Service],
+        scheduler: Service,
+        seed: int,
+        lease_seconds: float,
+        bucket: Bucket,
+    ) -> None:
+        super().__init__(fleet, workers, scheduler, seed, lease_seconds)
+        self._bucket, self._proxy = bucket, bucket.proxy
+
+    def refuse(self) -> None:
+        """The store asks for fewer requests, and serves none."""
+        self._refuse(SLOW_DOWN)
+
+    def expire(self) -> None:
+        """The store does not accept the credentials any more."""
+        self._refuse(EXPIRED)
+
+    def break_off(self) -> None:
+        """Bodies break off halfway."""
+        self._proxy.n_broken = self._random.randint(3, 10)
+
+    def slow_down(self) -> None:
+        """Bodies come slowly."""
+        if self._proxy.bytes_per_second is not None:
+            raise NotNow
+        self._proxy.bytes_per_second = SLOW_BYTES_PER_SECOND
+        self._mend_later(self._bucket, lambda: setattr(self._proxy, "bytes_per_second", None), self._between(2.0, 8.0))
+
+    def replace_object(self) -> None:
+        """An object is replaced, while it is annotated if there is one."""
+        there = self._bucket.replaceable()
+        running = "SELECT uri FROM videos v JOIN annotations a ON a.video_id = v.id WHERE a.status = 'running'"
+        at_work = {uri for (uri,) in self._fleet.rows(running)}
+        chosen = [uri for uri in there if uri in at_work]
+        if not chosen and not self._bucket.is_filling and not self._fleet.unfinished():
+            chosen = there
+        if not chosen:
+            raise NotNow
+        self._bucket.replace(self._random.choice(chosen))
+
+    def lose_event(self) -> None:
+        """An event does not come; a listing finds what it was about."""
+        self._bucket.take_event()
+
+    def delay_event(self) -> None:
+        """An event comes after later ones."""
+        body = self._bucket.take_event()
+        self._mend_later(body, lambda: self._bucket.send_event(body), self._between(2.0, 12.0))
+
+    def double_event(self) -> None:
+        """An event comes twice, once at once and once later."""
+        body = self._bucket.take_event()
+        self._bucket.send_event(body)
+        self._mend_later(body, lambda: self._bucket.send_event(body), self._between(0.0, 6.0))
+
+    def _refuse(self, answer: tuple[int, str, str]) -> None:
+        self._require_whole(self._proxy)
+        self._proxy.refuses = answer
+        self._mend_later(self._proxy, lambda: setattr(self._proxy, "refuses", None), self._between(1.0, 5.0))
+
+
+BucketChaos.kinds = {
+    **Chaos.kinds,
+    "store refused": BucketChaos.refuse,
+    "credentials expired": BucketChaos.expire,
+    "bodies broken off": BucketChaos.break_off,
+    "bodies slow": BucketChaos.slow_down,
+    "object replaced": BucketChaos.replace_object,
+    "event lost": BucketChaos.lose_event,
+    "event delayed": BucketChaos.delay_event,
+    "event doubled": BucketChaos.double_event,
+}
+
+
+def schedule(faults: int, seed: int, kinds: Iterable[str]) -> list[tuple[float, str]]:
     """When what is to happen: shares of the work that is done by then, ascending, each kind as often as the others."""
     drawn = random.Random(seed)
-    kinds = [list(KINDS)[number % len(KINDS)] for number in range(faults)]
-    drawn.shuffle(kinds)
-    return list(zip(sorted(drawn.uniform(0.02, 0.9) for _ in kinds), kinds, strict=True))
+    chosen = list(islice(cycle(kinds), faults))
+    drawn.shuffle(chosen)
+    return list(zip(sorted(drawn.uniform(0.02, 0.9) for _ in chosen), chosen, strict=True))

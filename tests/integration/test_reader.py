@@ -1,8 +1,10 @@
 """Every picture and every piece of sound lies where it should, in clips whose truth is known another way."""
 
 import os
+import socket
 import struct
 import time
+from collections.abc import Generator
 from fractions import Fraction
 from pathlib import Path
 
@@ -23,7 +25,9 @@ from tests.clips import (
     steady,
     write,
 )
+from worker.lending import Lender
 from worker.protocol import Probe, ReadRequest
+from worker.read_ahead import ReadAhead
 from worker.reader import Reader
 
 AAC_PRIMING_SECONDS = 1024 / SOUND_HZ  # that the AAC encoder puts before the sound
@@ -531,3 +535,24 @@ def test_the_child_waits_for_a_slow_reader(tmp_path):
         assert "State:\tS" in state  # it sleeps in its blocked send rather than piling up what it has
         n_ready = sum(1 for _ in events)
         assert n_ready > 60
+
+
+@pytest.mark.parametrize("is_lent", [False, True], ids=["file", "lent"])
+def test_the_child_waits_although_new_sockets_have_a_timeout_as_while_celery_shuts_down(tmp_path, is_lent):
+    path = clip(tmp_path, "a.mp4")
+    content = path.read_bytes()
+
+    def fetch(offset: int, length: int) -> Generator[bytes, None, None]:
+        time.sleep(0.3)
+        yield content[offset : offset + length]
+
+    descriptor = os.open(path, os.O_RDONLY)
+    socket.setdefaulttimeout(0.1)
+    try:
+        with Reader() as reader, ReadAhead(fetch, len(content)) as distant:
+            for _ in range(2):
+                assert reader.probe(Lender(distant) if is_lent else descriptor, "a.mp4").has_video
+                time.sleep(0.3)  # in which the child waits for a job
+    finally:
+        socket.setdefaulttimeout(None)
+        os.close(descriptor)

@@ -66,6 +66,23 @@ def test_another_folder_and_another_order_change_nothing(expected_url, database_
     assert compare(expected_url, database_url, PLANTED).differences == 0
 
 
+@pytest.mark.parametrize(
+    ("code", "is_replaced", "said"),
+    [
+        ("changed_while_reading", True, []),
+        ("changed_while_reading", False, ["a.mp4: 1 annotations in the expected database, 2 in the actual one"]),
+        ("internal", True, ["a.mp4: an annotation of an earlier version is failed (internal)"]),
+    ],
+)
+def test_what_was_replaced_may_have_ended_as_such_in_earlier_versions(
+    expected_url, database_url, code, is_replaced, said
+):
+    with Store(database_url) as store:
+        store.fail(requested(store, "/bucket/a.mp4", "0"), code, "It failed.")
+    fill(database_url, "/bucket")
+    assert compare(expected_url, database_url, PLANTED, {"a.mp4"} if is_replaced else ()).shown == said
+
+
 B = "(SELECT current_annotation_id FROM videos WHERE uri = '/archive/b.mkv')"
 CHANGES: dict[str, tuple[list[str], str]] = {
     "a window removed": (

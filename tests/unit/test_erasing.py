@@ -1,5 +1,6 @@
 """Forgetting: what is erased, what is kept out, and that nothing comes back, whoever is at work."""
 
+import json
 import threading
 from pathlib import Path
 
@@ -9,11 +10,12 @@ import sqlalchemy as sa
 from db.catalogue import observed
 from db.errors import ChangedWhileReading, Forgotten, LeaseLost
 from db.forgotten import kept_out, let_nobody_forget
-from db.rows import Erased, Job, Load, MediaFacts, Submitted
+from db.rows import AlertRule, Erased, Job, Load, MediaFacts, NewHook, RaisedAlert, Submitted
 from db.store import Store
-from db.tables import annotations, metadata, windows
+from db.tables import HOOK_EVENTS, annotations, metadata, windows
 from tests.database import annotated, planned, requested, window_row
 from tests.fleet import (
+    change,
     do_all,
     do_span,
     due,
@@ -27,6 +29,7 @@ from tests.fleet import (
     take_plan,
     take_span,
 )
+from tests.receiver import SECRET
 
 TABLES = ("videos", "annotations", "spans", "windows", "fused_windows", "segments")
 
@@ -70,6 +73,28 @@ def test_the_name_is_nowhere_left(store):
     assert "somebody" in told(store)
     forget(store, "s3://b/somebody.mp4")
     assert "somebody" not in told(store)
+
+
+def test_what_was_told_of_it_and_raised_in_it_is_gone_too(store):
+    store.add_hook(NewHook(url="https://example.org/", secret=SECRET, events=HOOK_EVENTS))
+    store.add_rule(AlertRule(name="distress", measure="fearful", level=0.6, min_seconds=1.0))
+    (rule,) = store.rules()
+    alerts = [RaisedAlert(rule_id=rule.id, start_seconds=0.0, end_seconds=2.0, peak=0.9)]
+    annotated(store, "s3://b/somebody.mp4", alerts=alerts)
+    change(store, "UPDATE hook_deliveries SET status = 'delivered', completed_at = created_at WHERE event = 'done'")
+    failed(store, take_plan(store, submit(store, "s3://b/somebody.mp4", version="2")[0]), permanent=True)
+    annotated(store, "kept.mp4", alerts=alerts)
+    assert {(one.event, one.status) for one in store.deliveries()} == {
+        *(("done", "delivered"), ("done", "pending"), ("alert", "pending"), ("failed", "pending")),
+    }
+    assert rows(store, "SELECT COUNT(*) FROM raised_alerts") == [(2,)]
+    forget(store, "s3://b/somebody.mp4")
+    assert [one.video for one in store.alerts()] == ["kept.mp4"]
+    assert rows(store, "SELECT COUNT(*) FROM raised_alerts") == [(1,)]
+    assert {json.loads(one.body)["data"]["video"] for one in store.deliveries()} == {"kept.mp4"}
+    assert "somebody" not in told(store)
+    assert [(hook.pending, hook.dead) for hook in store.hooks()] == [(2, 0)]
+    assert store.rules() == [rule]
 
 
 def test_the_bytes_are_gone_from_the_files_too(tmp_path):

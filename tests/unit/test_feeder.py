@@ -13,6 +13,7 @@ from db.store import Store
 from scheduler.feeder import MIN_MESSAGES, Feeder
 from scheduler.metrics import Metrics
 from tests.database import planned
+from tests.fleet import change
 
 LOST = 0.3
 
@@ -260,7 +261,10 @@ def test_metrics_count_what_was_sent(store, queue):
     assert value("moodreel_annotations", {"status": "pending"}) == 3
     assert value("moodreel_annotations", {"status": "done"}) == 0
     assert value("moodreel_queue_jobs", {"kind": "plan"}) == 3
-    assert value("moodreel_queue_seconds") == 0
+    assert value("moodreel_queue_seconds") == 3  # however short they are
+    change(store, "UPDATE videos SET duration_seconds = 20.5")
+    metrics.refresh(store)
+    assert value("moodreel_queue_seconds") == store.queued_seconds() == 3 * 20.5
 
 
 # --- as a service ---------------------------------------------------------------------------------------------------

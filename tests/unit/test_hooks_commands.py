@@ -5,7 +5,9 @@ import json
 import pytest
 
 from db.store import Store
+from scheduler.actor import actor
 from scheduler.cli import main
+from scheduler.webhook import without_secrets
 from tests.database import annotated
 from tests.receiver import SECRET, receiving
 
@@ -62,6 +64,47 @@ def test_a_hook_is_added_tried_shown_and_removed(run, database):
     for command in ("remove", "test", "retry"):
         status, said = run("hooks", command, 1)
         assert (status, "hook_unknown" in said) == (1, True)
+
+
+def test_who_asked_for_hooks_and_rules_stands_in_the_audit(run, database):
+    secret = ("--insecure-http", "--secret-env", "HOOK_SECRET")
+    assert run("hooks", "add", "http://127.0.0.1:9/in?token=abc#part", "--source", "s3://b/x/", *secret)[0] == 0
+    assert run("hooks", "retry", 1)[0] == run("hooks", "remove", 1)[0] == 0
+    assert run("hooks", "remove", 1)[0] == run("hooks", "retry", 1)[0] == 1
+    assert run("alerts", "add", "distress", "fearful", 0.6, "--source", "/v")[0] == 0
+    assert run("alerts", "add", "distress", "fearful", 0.7)[0] == 2
+    assert run("alerts", "remove", "distress")[0] == 0
+    assert run("alerts", "remove", "distress")[0] == 1
+    with Store(database) as store:
+        entries = store.audit_entries()
+    hook = {"hook": 1, "url": "http://127.0.0.1:9/in"}
+    rule = {"rule": "distress", "where": "fearful >= 0.6 for 5 s", "prefix": "/v/", "pipeline_name": None}
+    again = rule | {"where": "fearful >= 0.7 for 5 s", "prefix": ""}
+    assert [(entry.action, entry.subject, entry.counts) for entry in entries] == [
+        ("hooks add", {"url": hook["url"], "events": ["done", "failed", "alert"], "prefix": "s3://b/x/"}, {"hook": 1}),
+        ("hooks retry", hook, {"events": 0}),
+        ("hooks remove", hook, {"hooks": 1}),
+        ("alerts add", rule, {"rules": 1}),
+        ("alerts add", again, {"rules": 0}),
+        ("alerts remove", {"rule": "distress"}, {"rules": 1}),
+        ("alerts remove", {"rule": "distress"}, {"rules": 0}),
+    ]
+    assert {entry.actor for entry in entries} == {actor()}
+    status, shown = run("audit")
+    assert (status, shown.count("  hooks "), shown.count("  alerts ")) == (0, 3, 4)
+    assert "fearful >= 0.6 for 5 s" in shown
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://me:secret@example.org:8443/a/b?token=abc#part", "https://example.org:8443/a/b"),
+        ("https://[::1]/", "https://[::1]/"),
+        ("http://a@b@c", "http://c"),
+    ],
+)
+def test_urls_are_shown_without_what_is_secret(url, shown):
+    assert without_secrets(url) == shown
 
 
 @pytest.mark.parametrize(
