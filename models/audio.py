@@ -7,6 +7,7 @@ of windows' times, of voice activity or of other modalities.
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
@@ -60,21 +61,26 @@ class LogMel(nn.Module):
         return (torch.maximum(log_mel, floor) + 4.0) / 4.0
 
 
-def pool_over_time(layers: Tensor, n_positions: Tensor) -> Tensor:
-    """Mean and standard deviation over the positions that hold real sound.
+def pool_over_time(layers: Sequence[Tensor], n_positions: Tensor) -> Tensor:
+    """Mean and standard deviation over the positions that hold real sound, in float32 whatever the layers are.
 
     Args:
-        layers: (n, positions, features).
+        layers: (n, positions, features) each.
         n_positions: (n,) int64, how many of the positions, from the first on, hold real sound; at least 1.
 
     Returns:
-        (n, 2 * features): all means, then all standard deviations.
+        (n, 2 * features of all layers): all means, then all standard deviations.
     """
-    held = torch.arange(layers.shape[1], device=layers.device)[None, :] < n_positions[:, None]
-    weights = held[..., None].to(layers.dtype) / n_positions[:, None, None]
-    mean = (layers * weights).sum(dim=1)
-    variance = ((layers - mean[:, None]).square() * weights).sum(dim=1)
-    return torch.cat([mean, variance.clamp(min=STD_FLOOR).sqrt()], dim=1)
+    held = torch.arange(layers[0].shape[1], device=n_positions.device)[None, :] < n_positions[:, None]
+    weights = (held.float() / n_positions[:, None])[:, None]
+    means, variances = [], []
+    with torch.autocast(n_positions.device.type, enabled=False):
+        for layer in layers:  # one at a time, in products of matrices: ten times faster than sums over all of them
+            values = layer.float()
+            mean = weights @ values
+            means.append(mean[:, 0])
+            variances.append((weights @ (values - mean).square_())[:, 0])
+    return torch.cat([*means, *(variance.clamp(min=STD_FLOOR).sqrt() for variance in variances)], dim=1)
 
 
 class WhisperForEmotion(WhisperPreTrainedModel):  # type: ignore[misc]
@@ -91,7 +97,7 @@ class WhisperForEmotion(WhisperPreTrainedModel):  # type: ignore[misc]
     def features(self, log_mel: Tensor, n_positions: Tensor) -> Tensor:
         """(n, 80, 2 * positions) log-mel -> (n, 3840) float32: mean and deviation over time of all hidden layers."""
         layers = self.encoder(log_mel, output_hidden_states=True).hidden_states
-        return pool_over_time(torch.cat(layers, dim=2), n_positions)
+        return pool_over_time(layers, n_positions)
 
     def forward(self, log_mel: Tensor, n_positions: Tensor) -> Tensor:
         """(n, 80, 2 * positions) log-mel -> (n, labels) logits."""
