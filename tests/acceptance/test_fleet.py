@@ -4,7 +4,7 @@ import json
 
 from tests import archive
 from tests.chaos.compare import compare
-from tests.chaos.faults import KINDS
+from tests.chaos.faults import Chaos
 from tests.chaos.run import run
 from tests.database import missing
 from tests.servers import ServerMissing
@@ -44,11 +44,11 @@ def test_two_workers_and_a_scheduler_do_what_one_machine_does(media, fleet):
 def test_whatever_fails_the_rows_are_those_of_a_quiet_run(media, short_folder):
     """The short chaos run: everything that can happen happens once."""
     try:
-        outcome = run(spans=40, faults=len(KINDS), seed=4, folder=short_folder, say=print, max_attempts=4)
+        outcome = run(spans=40, faults=len(Chaos.kinds), seed=4, folder=short_folder, say=print, max_attempts=4)
     except ServerMissing as reason:
         missing(str(reason))
         raise
     assert outcome.passed, str(outcome)
-    assert outcome.struck == dict.fromkeys(KINDS, 1)
+    assert outcome.struck == dict.fromkeys(Chaos.kinds, 1)
     assert outcome.spans >= 40
     assert outcome.comparison.rows > 3 * 40
