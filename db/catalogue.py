@@ -285,7 +285,7 @@ def _is_held(connection: sa.Connection, annotation_id: int) -> bool:
 
 def discard_spans(connection: sa.Connection, annotation_id: int) -> None:
     """Forget an annotation's spans and what they stored, so that it has to be planned anew."""
-    lock_jobs(connection, [annotation_id])
+    lock_spans(connection, [annotation_id])
     # New spans begin above every epoch there was, so that nobody who holds an old one writes to a new one.
     highest = sa.select(sa.func.max(spans.c.epoch)).where(spans.c.annotation_id == annotation_id)
     epoch = connection.execute(highest).scalar() or 0
@@ -303,18 +303,21 @@ def batches(uris: Iterable[str]) -> Iterator[list[str]]:
         yield some
 
 
-def lock_jobs(connection: sa.Connection, ids: Sequence[int]) -> None:
-    """Keep others from annotations and from their spans that are not done, in the order that everybody keeps to."""
+def lock_spans(connection: sa.Connection, ids: Sequence[int]) -> None:
+    """Keep others from the spans of these annotations that are not done, in the order that everybody keeps to."""
     key = spans.c.annotation_id, spans.c.span_index
     query = sa.select(*key).where(key[0].in_(ids), spans.c.status != "done").order_by(*key)
     connection.execute(query.with_for_update(key_share=True)).all()
-    lock_annotations(connection, ids)
 
 
-def lock_annotations(connection: sa.Connection, ids: Sequence[int]) -> None:
-    """Keep others from these annotations, whose spans are locked by now or are left alone; in order of their ids."""
+def lock_annotations(connection: sa.Connection, ids: Sequence[int], *, to_erase: bool = False) -> None:
+    """Keep others from these annotations, in the order that everybody keeps to: after their spans, by their ids.
+
+    Args:
+        to_erase: nobody may write what refers to them either.
+    """
     query = sa.select(annotations.c.id).where(annotations.c.id.in_(ids)).order_by(annotations.c.id)
-    connection.execute(query.with_for_update(key_share=True)).all()
+    connection.execute(query.with_for_update(key_share=not to_erase)).all()
 
 
 def reopen(connection: sa.Connection, ids: Sequence[int], **changes: Any) -> int:
@@ -323,7 +326,8 @@ def reopen(connection: sa.Connection, ids: Sequence[int], **changes: Any) -> int
     Args:
         changes: other columns of theirs to set.
     """
-    lock_jobs(connection, ids)
+    lock_spans(connection, ids)
+    lock_annotations(connection, ids)
     of_them = sa.update(spans).where(spans.c.annotation_id.in_(ids))
     anew = dict.fromkeys(("available_at", "sent_at", "error_code", "error_message"))
     connection.execute(of_them.where(spans.c.status == "failed").values(status="pending"))

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 import sqlalchemy as sa
 
 from db.audit import Audit
-from db.catalogue import batches, lock_jobs, utc_now
+from db.catalogue import batches, lock_annotations, lock_spans, utc_now
 from db.errors import DatabaseLocked
 from db.fleet import lies_below
 from db.forgotten import hash_of, key_of, let_nobody_take_in
@@ -148,9 +148,8 @@ def erase_videos(connection: sa.Connection, video_ids: Sequence[int]) -> Erased:
 
 def erase_results(connection: sa.Connection, annotation_ids: Sequence[int]) -> int:
     """Erase what annotations consist of; how many windows. The order is that in which everybody locks."""
-    lock_jobs(connection, annotation_ids)
-    these = sa.select(annotations.c.id).where(annotations.c.id.in_(annotation_ids)).order_by(annotations.c.id)
-    connection.execute(these.with_for_update()).all()  # whoever finishes one has it locked before he writes its rows
+    lock_spans(connection, annotation_ids)
+    lock_annotations(connection, annotation_ids, to_erase=True)  # who finishes one locks it before he writes its rows
     deleted = {
         column.table: connection.execute(sa.delete(column.table).where(column.in_(annotation_ids))).rowcount
         for column in _OF_ANNOTATION

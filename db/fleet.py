@@ -10,7 +10,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from db.catalogue import batches, lock_annotations, lock_jobs, make_current, observed, reopen, utc_now
+from db.catalogue import batches, lock_annotations, lock_spans, make_current, observed, reopen, utc_now
 from db.errors import Cancelled, Expired, PipelineUnknown
 from db.forgotten import kept_out, let_nobody_forget
 from db.identity import Source
@@ -127,7 +127,8 @@ class Fleet(Database):
         count = 0
         for some in self._batches(_chosen(uris).where(*unfinished)):
             with self.writing() as connection:
-                lock_jobs(connection, list(some))
+                lock_spans(connection, list(some))
+                lock_annotations(connection, list(some))
                 of_them = sa.update(spans).where(spans.c.annotation_id.in_(some))
                 connection.execute(of_them.where(spans.c.sent_at.is_not(None)).values(sent_at=None))
                 held = of_them.where(spans.c.status == "running")
