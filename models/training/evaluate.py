@@ -58,6 +58,7 @@ from models.training.recordings import (
     unpacked,
 )
 from models.training.simulated import Judged
+from models.training.sound import CREMA_D_CUTOFF_HZ
 from models.training.voice_recipe import FrozenEncoder, HeadModel, VoiceModel, VoiceRecipe
 
 FloatArray = npt.NDArray[np.float32]
@@ -65,7 +66,6 @@ IntArray = npt.NDArray[np.int64]
 Rows = list[FloatArray]  # by clip: (n, 8), its windows
 
 SNRS_DB = (20.0, 10.0, 0.0)
-CUTOFF_HZ = 5500.0  # above it CREMA-D has nothing
 # Standard deviation of the noise that weakens a face: on the given log-probabilities; on the crops' grey levels.
 WEAKENED = {"ravdess": 2.0, "javanese": 60.0}
 ENGLISH = ("ravdess", "crema-d")
@@ -353,14 +353,14 @@ class Evaluation:
     def _low_pass(self, voice: Side) -> dict[str, Any]:
         """How the share of clips that are called calm or surprised changes when RAVDESS loses what CREMA-D lacks."""
         corpus = self._corpora["ravdess"]
-        limited = self._voice_of(corpus, band_limited(CUTOFF_HZ))
+        limited = self._voice_of(corpus, band_limited(CREMA_D_CUTOFF_HZ))
         shares = [
             float(np.mean(np.isin(corpus.labels(rows), [EMOTIONS.index("calm"), EMOTIONS.index("surprised")])))
             for rows in (voice.rows, limited.rows)
         ]
         changed = float(np.mean(corpus.labels(voice.rows) != corpus.labels(limited.rows)))
         before, after = shares
-        return {"cutoff_hz": CUTOFF_HZ, "share_before": before, "share_after": after, "change": after - before,
+        return {"cutoff_hz": CREMA_D_CUTOFF_HZ, "share_before": before, "share_after": after, "change": after - before,
                 "labels_changed": changed, **self._brief(corpus, limited.rows)}  # fmt: skip
 
 

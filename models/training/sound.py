@@ -13,7 +13,7 @@ SAMPLE_RATE_HZ = 16_000
 # 5.5 kHz, so many windows lose their upper band, some at that very frequency: the corpora must not be told apart by it.
 SPEED, SPEED_SHARE = (0.88, 1.14), 0.6  # pitch, formants and tempo together: other people's voices
 CUTOFF_HZ, LOW_PASS_SHARE = (2500.0, 7000.0), 0.5
-CREMA_D_CUTOFF_HZ, CREMA_D_SHARE = 5500.0, 0.15
+CREMA_D_CUTOFF_HZ, CREMA_D_SHARE = 5500.0, 0.15  # above it CREMA-D has nothing
 TILT_DB, TILT_SHARE = (-6.0, 6.0), 0.5  # over three octaves, around 1 kHz
 NOISE_SNR_DB, NOISE_SHARE = (5.0, 40.0), 0.5
 GAIN_DB = (-14.0, 10.0)
