@@ -1,12 +1,16 @@
 """`moodreel annotate --preset paper` and other people's models, as a user runs it, on a real talk and offline."""
 
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from tests.acceptance.test_annotate import moodreel, rows
+from tests.benchmarks.processes import ROOT
 from tests.checkpoints import CREMA_D, RAVDESS, save
 
 SCORES = """SELECT window_index, emotion, probability, state FROM window_scores
@@ -122,3 +126,10 @@ def test_weights_that_are_no_tensors_are_refused(talk, models, tmp_path):
     assert rows(tmp_path / "moodreel.db", "SELECT * FROM failures") == [], "said once, not of every video"
     assert "cannot be loaded" in ran.stderr
     assert not (tmp_path / "poisoned").exists()
+
+
+def test_the_share_of_the_matrix_rate_is_one_command(tmp_path):
+    command = [sys.executable, "-m", "tests.benchmarks.matrix_share", "--device", "cpu", "--small", "--seconds", "0.2"]
+    ran = subprocess.run([*command, "--folder", str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert re.search(r"windows: \d+\.\d\d a second", ran.stdout)
+    assert re.search(r"reached: .* TFLOP/s of .* in bf16 products: \d", ran.stdout)
