@@ -1,5 +1,6 @@
 """The comparison of two databases finds whatever was changed in one of them."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,11 +28,17 @@ def fill(url: str, folder: str = "/archive") -> None:
         store.fail(requested(store, f"{folder}/poison.mp4"), "not_media", "It is no video.")
 
 
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A filled SQLite database, to copy."""
+    path = tmp_path_factory.mktemp("filled") / "expected.db"
+    fill(str(path))
+    return path
+
+
 @pytest.fixture
-def expected_url(tmp_path: Path) -> str:
-    url = f"sqlite:///{tmp_path / 'expected.db'}"
-    fill(url)
-    return url
+def expected_url(filled: Path, tmp_path: Path) -> str:
+    return f"sqlite:///{shutil.copyfile(filled, tmp_path / 'expected.db')}"
 
 
 @pytest.fixture
