@@ -183,7 +183,7 @@ def test_two_schedulers_together_keep_to_a_limit(migrated_url):
 
 def test_choosing_does_not_hold_up_rows_being_stored(postgresql_url):
     """COPY checks that its annotation is there, under a lock which the choice of that very annotation must not bar."""
-    with Store(postgresql_url, lock_timeout_seconds=2.0) as store:
+    with Store(postgresql_url, lock_timeout_seconds=10.0) as store:
         (annotation_id,) = submit(store, "a")
         plan(store, annotation_id, 0, 2)
         claim = take_span(store, annotation_id, 0)
@@ -192,7 +192,7 @@ def test_choosing_does_not_hold_up_rows_being_stored(postgresql_url):
                 connection.execute(sa.text(f"SELECT 1 FROM {lock} FOR NO KEY UPDATE"))
                 began = time.perf_counter()
                 store.checkpoint(claim, [window_row(0)])
-                assert time.perf_counter() - began < 1.0
+                assert time.perf_counter() - began < 5.0
 
 
 def test_choosing_passes_by_what_a_worker_is_changing(postgresql_url):
