@@ -322,7 +322,7 @@ def test_a_broken_gpu_costs_no_video_and_has_the_process_replaced(store, media, 
     monkeypatch.setattr(Recognizers, "submit_face", broken)
     store.submit(named(store), sources(media / "single_face.mp4", media / "obama_speech.mp4"))
     with fleet_worker(store) as fleet:
-        drive(store, fleet, 15, until=lambda: fleet.is_stalled)
+        drive(store, fleet, 120, until=lambda: fleet.is_stalled)
         assert fleet.is_stalled
         drive(store, fleet, 1)  # until it is replaced
     assert failures(store) == []
