@@ -30,9 +30,10 @@ demo: .venv/installed
 
 install: .venv/installed
 
-# Two at a time, each file by one process: most tests wait for servers and processes of their own.
+# Three at a time, each file by one process: most tests wait for servers and processes of their own. Files go in their
+# order, so that the long ones of acceptance come first and the short ones of unit fill up what is left.
 test: .venv/tests-installed lint
-	$(BIN)/python -m pytest -n 2 --dist loadscope
+	$(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder
 
 lint: .venv/tests-installed
 	$(BIN)/ruff check .

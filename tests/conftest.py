@@ -12,16 +12,36 @@ from pathlib import Path
 
 import pytest
 
-from tests.database import database_url, missing, postgresql_server, postgresql_url, store
+from tests.database import (
+    database_url,
+    migrated_url,
+    missing,
+    postgresql_server,
+    postgresql_template,
+    postgresql_url,
+    sqlite_template,
+    store,
+)
 from tests.faulty_store import FaultyStore
 from tests.fetch_media import CLIPS, cache_folder, fetch
 from tests.running_fleet import Fleet
 from tests.servers import ObjectStore, RedisServer, ServerMissing
 from worker import objects
 
-__all__ = ["database_url", "postgresql_server", "postgresql_url", "store"]
+__all__ = [
+    "database_url",
+    "migrated_url",
+    "postgresql_server",
+    "postgresql_template",
+    "postgresql_url",
+    "sqlite_template",
+    "store",
+]
 
 ROOT = Path(__file__).parent.parent
+
+# Tests run side by side: threads that wait for one another, in each of several processes, would mostly wait for a core.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Where the tests run in the background of a shell, Ctrl-C is ignored, and would be by every process that they start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -1,9 +1,12 @@
-"""Databases to test on: `database_url` gives an empty SQLite database, then an empty PostgreSQL one.
+"""Databases to test on: `migrated_url` gives an SQLite database without rows, then a PostgreSQL one.
+
+`database_url` does the same without tables, for what makes them.
 
 PostgreSQL is a real server, started from a package for the session; without that package its tests are skipped.
 """
 
 import os
+import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -53,10 +56,42 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return str(request.getfixturevalue("postgresql_url"))
 
 
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An SQLite database with all tables and no rows, to copy."""
+    path = tmp_path_factory.mktemp("template") / "empty.db"
+    Store(str(path)).close()
+    return path
+
+
+@pytest.fixture(scope="session")
+def postgresql_template(postgresql_server: PostgresServer) -> str:
+    """Name of a PostgreSQL database with all tables and no rows, to copy."""
+    Store(postgresql_server.create_database("template_of_tests")).close()
+    return "template_of_tests"
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def migrated_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """URL of a database, of either kind in turn, that has all tables and no rows.
+
+    A copy is there sooner than the migrations make one; these have tests of their own.
+    """
+    if request.param == "sqlite":
+        path = tmp_path / "test.db"
+        shutil.copyfile(request.getfixturevalue("sqlite_template"), path)
+        yield f"sqlite:///{path}"
+        return
+    server: PostgresServer = request.getfixturevalue("postgresql_server")
+    name = f"test_{uuid.uuid4().hex}"
+    yield server.create_database(name, request.getfixturevalue("postgresql_template"))
+    server.drop_database(name)
+
+
 @pytest.fixture
-def store(database_url: str) -> Iterator[Store]:
+def store(migrated_url: str) -> Iterator[Store]:
     """An empty store."""
-    with Store(database_url) as opened:
+    with Store(migrated_url) as opened:
         yield opened
 
 

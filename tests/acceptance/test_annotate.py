@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import re
+import resource
 import shutil
 import signal
 import sqlite3
@@ -20,6 +21,7 @@ from db.session import REVISIONS
 from worker.windows import WindowPlan
 
 MOODREEL = Path(sys.executable).with_name("moodreel")
+BRIEF_SECONDS = 4.5
 
 
 def moodreel(*arguments: object, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -33,6 +35,12 @@ def moodreel(*arguments: object, cwd: Path, **environment: str) -> subprocess.Co
         timeout=240,
         env={**os.environ, "COLUMNS": "110", **environment},
     )
+
+
+def cpu_seconds() -> float:
+    """What all commands so far have computed: where many tests run at once, the clock on the wall says little."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def rows(db: Path, query: str) -> list[tuple]:
@@ -76,6 +84,12 @@ def copy_streams(source: Path, target: Path, *kinds: str, seconds: float = 1e9) 
 def talk(media: Path) -> Path:
     """8.8 s of a man who speaks to the camera."""
     return media / "obama_speech.mp4"
+
+
+@pytest.fixture(scope="module")
+def brief(talk: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first seconds of the talk, four windows, for what has to do with neither its length nor what is said."""
+    return copy_streams(talk, tmp_path_factory.mktemp("brief") / "brief.mp4", "audio", "video", seconds=BRIEF_SECONDS)
 
 
 @pytest.fixture(scope="module")
@@ -167,9 +181,9 @@ def test_a_hundred_finished_files_are_skipped_in_two_seconds_without_a_model(ann
         )
     seconds = []
     for _ in range(3):
-        began = time.monotonic()
+        began = cpu_seconds()
         ran = moodreel("annotate", folder, "--json", cwd=tmp_path)
-        seconds.append(time.monotonic() - began)
+        seconds.append(cpu_seconds() - began)
         assert ran.returncode == 0, ran.stderr
         assert json.loads(ran.stdout)["skipped"] == 100
     assert min(seconds) < 2, seconds
@@ -179,15 +193,15 @@ def test_a_hundred_finished_files_are_skipped_in_two_seconds_without_a_model(ann
 
 
 @on_both
-def test_sound_alone_and_pictures_alone(on, talk, tmp_path):
-    copy_streams(talk, tmp_path / "voice.m4a", "audio")
-    copy_streams(talk, tmp_path / "face.mp4", "video")
+def test_sound_alone_and_pictures_alone(on, brief, tmp_path):
+    copy_streams(brief, tmp_path / "voice.m4a", "audio")
+    copy_streams(brief, tmp_path / "face.mp4", "video")
     ran = moodreel("annotate", "voice.m4a", "face.mp4", cwd=tmp_path)
     assert ran.returncode == 0, ran.stderr
     query = """SELECT audio_state, video_state, COUNT(*) FROM windows JOIN annotations a ON a.id = annotation_id
                JOIN videos v ON v.id = a.video_id WHERE uri LIKE '%/{}' GROUP BY 1, 2"""
-    assert rows(tmp_path / "moodreel.db", query.format("voice.m4a")) == [("ok", "absent", 8)]
-    assert rows(tmp_path / "moodreel.db", query.format("face.mp4")) == [("absent", "ok", 8)]
+    assert rows(tmp_path / "moodreel.db", query.format("voice.m4a")) == [("ok", "absent", 4)]
+    assert rows(tmp_path / "moodreel.db", query.format("face.mp4")) == [("absent", "ok", 4)]
 
 
 @on_both
@@ -223,11 +237,11 @@ BAD = {
 
 
 @on_both
-def test_bad_files_fail_one_by_one_and_the_rest_goes_on(on, talk, tmp_path):
+def test_bad_files_fail_one_by_one_and_the_rest_goes_on(on, talk, brief, tmp_path):
     folder = tmp_path / "mixed"
     (tmp_path / "nothing").mkdir()
     folder.mkdir()
-    shutil.copy(talk, folder / "good.mp4")
+    shutil.copy(brief, folder / "good.mp4")
     (folder / "empty.mp4").touch()
     (folder / "text.mp4").write_text("Dear diary,\n" * 99)
     (folder / "random.mp4").write_bytes(os.urandom(99_999))
@@ -256,7 +270,7 @@ def test_a_file_without_permission_is_named(talk, tmp_path):
     command = [str(MOODREEL), "annotate", "closed.mp4"]
     if os.geteuid() == 0:  # root reads everything, unless it gives that up
         command = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search", *command]
-    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240)
     assert ran.returncode == 1
     assert ran.stderr.startswith("not_readable: ")
     assert "closed.mp4: Permission denied" in ran.stderr
@@ -303,9 +317,9 @@ def test_databases_that_cannot_be_used(talk, tmp_path, annotated):
         assert "secret" not in ran.stderr
 
 
-def test_a_locked_database_is_said_to_be_locked(talk, tmp_path, annotated):
+def test_a_locked_database_is_said_to_be_locked(brief, tmp_path, annotated):
     shutil.copy(annotated / "moodreel.db", tmp_path)
-    shutil.copy(talk, tmp_path / "new.mp4")
+    shutil.copy(brief, tmp_path / "new.mp4")
     with sqlite3.connect(tmp_path / "moodreel.db", isolation_level=None) as holder:
         holder.execute("BEGIN IMMEDIATE")
         ran = moodreel("annotate", "new.mp4", cwd=tmp_path)
@@ -315,13 +329,13 @@ def test_a_locked_database_is_said_to_be_locked(talk, tmp_path, annotated):
     assert "Traceback" not in ran.stderr
 
 
-def long_clip(talk: Path, target: Path, times: int) -> Path:
-    """The talk again and again, by stream copy."""
+def long_clip(clip: Path, target: Path, times: int) -> Path:
+    """A clip again and again, by stream copy."""
     with av.open(str(target), "w") as made:
         outputs: dict[str, object] = {}
         shift = 0.0
         for _ in range(times):
-            with av.open(str(talk)) as given:
+            with av.open(str(clip)) as given:
                 for packet in given.demux([s for s in given.streams if s.type in ("audio", "video")]):
                     if packet.dts is None:
                         continue
@@ -337,21 +351,23 @@ def long_clip(talk: Path, target: Path, times: int) -> Path:
 
 
 @on_both
-def test_ctrl_c_leaves_a_database_that_the_next_run_carries_on_from(on, talk, tmp_path):
-    long_clip(talk, tmp_path / "long.mp4", 40)
-    shutil.copy(talk, tmp_path / "short.mp4")
-    first = moodreel("annotate", "short.mp4", cwd=tmp_path)
-    assert first.returncode == 0
+def test_ctrl_c_leaves_a_database_that_the_next_run_carries_on_from(on, talk, media, tmp_path):
+    """Ten windows a second, so that some are stored before the interruption: the rest of them is done afterwards."""
+    face = copy_streams(talk, tmp_path / "face.mp4", "video")
+    long_clip(face, tmp_path / "long.mp4", 6)
+    shutil.copy(media / "single_face.mp4", tmp_path / "short.mp4")
+    how = ("--hop", "0.1")
+    first = moodreel("annotate", "short.mp4", *how, cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
     running = subprocess.Popen(
-        [MOODREEL, "annotate", "short.mp4", "long.mp4"], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+        [MOODREEL, "annotate", "short.mp4", "long.mp4", *how], cwd=tmp_path, stderr=subprocess.PIPE, text=True
     )
-    deadline = time.monotonic() + 60
-    while not rows(tmp_path / "moodreel.db", "SELECT 1 FROM spans WHERE status = 'running'"):
+    deadline = time.monotonic() + 240
+    while not rows(tmp_path / "moodreel.db", "SELECT 1 FROM spans WHERE status = 'running' AND windows_done > 0"):
         assert time.monotonic() < deadline
-        time.sleep(0.2)
-    time.sleep(1)
+        time.sleep(0.1)
     running.send_signal(signal.SIGINT)
-    _, stderr = running.communicate(timeout=30)
+    _, stderr = running.communicate(timeout=120)
     assert running.returncode == 130
     assert "Traceback" not in stderr
     assert "carries on" in stderr
@@ -360,28 +376,30 @@ def test_ctrl_c_leaves_a_database_that_the_next_run_carries_on_from(on, talk, tm
         ("done", None),
         ("pending", None),
     ]
+    ((kept,),) = rows(db, "SELECT COUNT(*) FROM windows WHERE annotation_id = 2")
+    assert kept >= 120
     assert rows(db, "SELECT DISTINCT video FROM timeline") == [(str(tmp_path / "short.mp4"),)]
-    second = moodreel("annotate", "short.mp4", "long.mp4", "--json", cwd=tmp_path)
+    second = moodreel("annotate", "short.mp4", "long.mp4", *how, "--json", cwd=tmp_path)
     assert second.returncode == 0, second.stderr
     told = json.loads(second.stdout)
     assert (told["done"], told["skipped"]) == (1, 1)
     ((seconds,),) = rows(db, "SELECT duration_seconds FROM annotations WHERE id = 2")
-    n_windows = WindowPlan(2000, 1000).count(seconds)
-    assert n_windows > 300
+    n_windows = WindowPlan(2000, 100).count(seconds)
+    assert n_windows > 500
     stored = rows(db, "SELECT window_index FROM windows WHERE annotation_id = 2 ORDER BY 1")
     assert stored == [(k,) for k in range(n_windows)]
 
 
 def test_after_kill_nine_the_next_run_takes_over_at_once(talk, tmp_path):
-    long_clip(talk, tmp_path / "long.mp4", 20)
+    long_clip(talk, tmp_path / "long.mp4", 4)
     running = subprocess.Popen([MOODREEL, "annotate", "long.mp4"], cwd=tmp_path, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     db = tmp_path / "moodreel.db"
     while not (db.exists() and rows(db, "SELECT 1 FROM sqlite_master WHERE name = 'spans'")) or not rows(
         db, "SELECT 1 FROM spans WHERE status = 'running'"
     ):
         assert time.monotonic() < deadline
-        time.sleep(0.2)
+        time.sleep(0.1)
     running.kill()
     running.wait()
     ran = moodreel("annotate", "long.mp4", "--json", cwd=tmp_path)
@@ -391,9 +409,9 @@ def test_after_kill_nine_the_next_run_takes_over_at_once(talk, tmp_path):
 
 
 @on_both
-def test_a_changed_file_is_annotated_anew(on, talk, media, tmp_path):
+def test_a_changed_file_is_annotated_anew(on, brief, media, tmp_path):
     clip = tmp_path / "clip.mp4"
-    shutil.copy(talk, clip)
+    shutil.copy(brief, clip)
     assert moodreel("annotate", clip, cwd=tmp_path).returncode == 0
     shutil.copy(media / "face_noface.mov", clip)
     assert json.loads(moodreel("annotate", clip, "--json", cwd=tmp_path).stdout)["done"] == 1
@@ -403,23 +421,23 @@ def test_a_changed_file_is_annotated_anew(on, talk, media, tmp_path):
 
 
 @on_both
-def test_another_window_or_rule_is_another_pipeline_beside_the_first(on, talk, tmp_path):
-    assert moodreel("annotate", talk, cwd=tmp_path).returncode == 0
-    ran = moodreel("annotate", talk, "--window", "4", "--hop", "2", "--fusion", "average", cwd=tmp_path)
+def test_another_window_or_rule_is_another_pipeline_beside_the_first(on, brief, tmp_path):
+    assert moodreel("annotate", brief, cwd=tmp_path).returncode == 0
+    ran = moodreel("annotate", brief, "--window", "4", "--hop", "2", "--fusion", "average", cwd=tmp_path)
     assert ran.returncode == 0, ran.stderr
     db = tmp_path / "moodreel.db"
     assert rows(db, "SELECT COUNT(DISTINCT digest) FROM pipelines") == [(2,)]
-    assert rows(db, "SELECT COUNT(DISTINCT window_index) FROM window_scores") == [(4,)]
-    assert rows(db, "SELECT COUNT(*) FROM windows") == [(12,)]
+    assert rows(db, "SELECT COUNT(DISTINCT window_index) FROM window_scores") == [(2,)]
+    assert rows(db, "SELECT COUNT(*) FROM windows") == [(6,)]
 
 
-def test_a_terminal_sees_bars_and_colours_and_a_pipe_sees_neither(talk, tmp_path):
-    piped = moodreel("annotate", talk, "--db", "piped.db", cwd=tmp_path)
+def test_a_terminal_sees_bars_and_colours_and_a_pipe_sees_neither(brief, tmp_path):
+    piped = moodreel("annotate", brief, "--db", "piped.db", cwd=tmp_path)
     assert "\x1b" not in piped.stdout + piped.stderr
     assert "all videos" not in piped.stderr
     leader, follower = pty.openpty()
     running = subprocess.Popen(
-        [MOODREEL, "annotate", talk, "--db", "seen.db"],
+        [MOODREEL, "annotate", brief, "--db", "seen.db"],
         cwd=tmp_path,
         stdout=follower,
         stderr=follower,
@@ -435,17 +453,17 @@ def test_a_terminal_sees_bars_and_colours_and_a_pipe_sees_neither(talk, tmp_path
         if not part:
             break
         seen += part
-    assert running.wait(timeout=60) == 0
+    assert running.wait(timeout=240) == 0
     assert b"all videos" in seen
-    assert b"obama_speech.mp4" in seen
+    assert b"brief.mp4" in seen
     assert b"\x1b[" in seen
 
 
 @on_both
-def test_hostile_names_do_not_drive_the_terminal(on, talk, tmp_path):
+def test_hostile_names_do_not_drive_the_terminal(on, brief, tmp_path):
     name = "evil\x1b[2J\n[red]x'; DROP TABLE videos;--.mp4"
-    shutil.copy(talk, tmp_path / name)
-    (tmp_path / os.fsdecode(b"latin-\xe9.mp4")).write_bytes(talk.read_bytes())
+    shutil.copy(brief, tmp_path / name)
+    (tmp_path / os.fsdecode(b"latin-\xe9.mp4")).write_bytes(brief.read_bytes())
     (tmp_path / "bad\x1b]0;pwned\x07.mp4").touch()
     ran = moodreel("annotate", ".", cwd=tmp_path)
     assert "\x1b" not in ran.stdout + ran.stderr
@@ -459,9 +477,9 @@ def test_hostile_names_do_not_drive_the_terminal(on, talk, tmp_path):
 def test_help_is_quick_and_imports_no_torch(tmp_path):
     seconds = []
     for _ in range(5):
-        began = time.monotonic()
+        began = cpu_seconds()
         ran = moodreel("--help", cwd=tmp_path)
-        seconds.append(time.monotonic() - began)
+        seconds.append(cpu_seconds() - began)
     assert ran.returncode == 0
     assert "SELECT * FROM timeline" in ran.stdout
     assert min(seconds) < 0.5, seconds
@@ -559,12 +577,12 @@ def test_migrate_makes_the_tables_and_may_be_run_again(on, tmp_path):
     assert rows(tmp_path / "moodreel.db", "SELECT * FROM timeline") == []
 
 
-def test_no_password_is_printed(talk, postgresql_url, tmp_path):
+def test_no_password_is_printed(brief, postgresql_url, tmp_path):
     url = sa.make_url(postgresql_url).set(password="S3CRET")
     for secret in (url, url.set(password=None).update_query_dict({"password": "S3CRET"})):
         text = secret.render_as_string(hide_password=False)
         assert "S3CRET" in text
-        for arguments in (["annotate", talk], ["status"], ["timeline", talk], ["doctor"], ["doctor", "--json"]):
+        for arguments in (["annotate", brief], ["status"], ["timeline", brief], ["doctor"], ["doctor", "--json"]):
             ran = moodreel(*arguments, "--db", text, cwd=tmp_path)
             assert ran.returncode == 0, ran.stderr
             assert "S3CRET" not in ran.stdout + ran.stderr
@@ -573,18 +591,18 @@ def test_no_password_is_printed(talk, postgresql_url, tmp_path):
         assert "S3CRET" not in gone.stdout + gone.stderr
 
 
-def test_pipes_long_names_and_closed_folders_are_said_and_the_rest_goes_on(talk, tmp_path):
+def test_pipes_long_names_and_closed_folders_are_said_and_the_rest_goes_on(brief, tmp_path):
     folder = tmp_path / "archive"
     (folder / "closed").mkdir(parents=True)
-    shutil.copy(talk, folder / "good.mp4")
-    shutil.copy(talk, folder / "closed" / "unseen.mp4")
+    shutil.copy(brief, folder / "good.mp4")
+    shutil.copy(brief, folder / "closed" / "unseen.mp4")
     os.mkfifo(folder / "pipe.mp4")
     (folder / os.fsdecode(b"\xff.mp4")).touch()
     (folder / "closed").chmod(0)
     command = [str(MOODREEL), "annotate", "archive", "a" * 300, "archive/closed/unseen.mp4", "--db", "a[b].db"]
     if os.geteuid() == 0:
         command = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search", *command]
-    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240)
     (folder / "closed").chmod(0o700)
     assert ran.returncode == 1
     assert "Traceback" not in ran.stderr
@@ -597,10 +615,10 @@ def test_pipes_long_names_and_closed_folders_are_said_and_the_rest_goes_on(talk,
     assert "Traceback" not in stray.stderr
 
 
-def test_a_terminal_keeps_complaints_apart_from_the_bars(talk, tmp_path):
+def test_a_terminal_keeps_complaints_apart_from_the_bars(brief, tmp_path):
     for k in range(3):
         (tmp_path / f"text{k}.mp4").write_text("no media" * 99)
-    seen = on_a_terminal("annotate", "text0.mp4", talk, "text1.mp4", "text2.mp4", cwd=tmp_path)
+    seen = on_a_terminal("annotate", "text0.mp4", brief, "text1.mp4", "text2.mp4", cwd=tmp_path)
     for k in range(3):
         (line,) = [line for line in seen.splitlines() if f"text{k}.mp4 cannot" in line]
         assert line.startswith("not_media: ")
@@ -620,7 +638,7 @@ def on_a_terminal(*arguments: object, cwd: Path) -> str:
         except OSError:
             break
         seen += part
-    running.wait(timeout=60)
+    running.wait(timeout=240)
     os.close(leader)
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", re.sub(r"\x1b\[2K|\r", "\n", seen.decode()))
 
@@ -630,7 +648,7 @@ def test_two_runs_at_once_share_the_work_and_double_nothing(talk, media, tmp_pat
     command = [str(MOODREEL), "annotate", *(str(media / name) for name in names)]
     running = [subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) for _ in "ab"]
     for process in running:
-        _, stderr = process.communicate(timeout=120)
+        _, stderr = process.communicate(timeout=240)
         assert b"Traceback" not in stderr
         assert process.returncode in (0, 1)  # 1: the other one was still at it
     assert moodreel(*command[1:], cwd=tmp_path).returncode == 0
@@ -640,9 +658,15 @@ def test_two_runs_at_once_share_the_work_and_double_nothing(talk, media, tmp_pat
 
 
 def test_a_second_ctrl_c_exits_at_once_and_the_next_run_carries_on(talk, tmp_path):
-    long_clip(talk, tmp_path / "long.mp4", 20)
-    running = subprocess.Popen([MOODREEL, "annotate", "long.mp4"], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
-    db, deadline = tmp_path / "moodreel.db", time.monotonic() + 60
+    long_clip(talk, tmp_path / "long.mp4", 5)
+    running = subprocess.Popen(
+        [MOODREEL, "annotate", "long.mp4"],
+        cwd=tmp_path,
+        env=os.environ | {"OMP_NUM_THREADS": "2"},  # threads of a model under way as the process goes
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    db, deadline = tmp_path / "moodreel.db", time.monotonic() + 240
     while not (db.exists() and rows(db, "SELECT 1 FROM sqlite_master WHERE name = 'timeline'")) or not rows(
         db, "SELECT 1 FROM spans WHERE status = 'running'"
     ):
@@ -652,7 +676,7 @@ def test_a_second_ctrl_c_exits_at_once_and_the_next_run_carries_on(talk, tmp_pat
     running.send_signal(signal.SIGINT)
     time.sleep(0.02)
     running.send_signal(signal.SIGINT)
-    _, stderr = running.communicate(timeout=20)
+    _, stderr = running.communicate(timeout=120)
     assert running.returncode == 130
     assert "Traceback" not in stderr
     assert "terminate" not in stderr
@@ -660,10 +684,10 @@ def test_a_second_ctrl_c_exits_at_once_and_the_next_run_carries_on(talk, tmp_pat
 
 
 @on_both
-def test_fuse_goes_on_after_a_video_that_it_cannot_fuse(on, talk, tmp_path):
-    assert moodreel("annotate", talk, cwd=tmp_path).returncode == 0
-    assert moodreel("fuse", talk, "nowhere.mp4", "--fusion", "average", "--json", cwd=tmp_path).returncode == 1
-    told = json.loads(moodreel("fuse", talk, "nowhere.mp4", "--fusion", "rules", "--json", cwd=tmp_path).stdout)
+def test_fuse_goes_on_after_a_video_that_it_cannot_fuse(on, brief, tmp_path):
+    assert moodreel("annotate", brief, cwd=tmp_path).returncode == 0
+    assert moodreel("fuse", brief, "nowhere.mp4", "--fusion", "average", "--json", cwd=tmp_path).returncode == 1
+    told = json.loads(moodreel("fuse", brief, "nowhere.mp4", "--fusion", "rules", "--json", cwd=tmp_path).stdout)
     assert (told["done"], told["failed"]) == (1, 1)
 
 

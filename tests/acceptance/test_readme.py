@@ -16,8 +16,8 @@ def test_there_are_five_queries():
 
 
 @pytest.mark.parametrize("query", QUERIES)
-def test_the_queries_run(query, store, database_url):
-    engine = sa.create_engine(database_url)
+def test_the_queries_run(query, store, migrated_url):
+    engine = sa.create_engine(migrated_url)
     with engine.connect() as connection:
         assert connection.exec_driver_sql(query).fetchall() == []
 

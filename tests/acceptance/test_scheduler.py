@@ -102,10 +102,10 @@ class Service:
 
 
 @pytest.fixture
-def bed(tmp_path: Path, database_url: str) -> Bed:
+def bed(tmp_path: Path, migrated_url: str) -> Bed:
     folder = tmp_path / "bed"
     folder.mkdir()
-    return Bed(folder, database_url)
+    return Bed(folder, migrated_url)
 
 
 @pytest.fixture

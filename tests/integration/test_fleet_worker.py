@@ -4,7 +4,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -28,6 +28,7 @@ from worker.recipe import Recipe
 from worker.recognizers import Recognizers
 from worker.windows import WindowPlan
 
+UNFINISHED = {"pending", "planned", "running"}
 CLIPS = ("park.mp4", "single_face.mp4")
 RECIPE = Recipe(plan=WindowPlan(span_ms=4000))
 OPTIONS = FleetOptions("cpu", slots=1, lease_seconds=20.0, max_attempts=3)
@@ -50,7 +51,7 @@ def work_off(store: Store, fleet: FleetWorker, seconds: float = 60.0) -> list[st
         for due in store.take_due(100, resend_seconds=0.2):
             fleet.run(due.job.kind, due.job.id)
             done.append(f"{due.job.kind} {due.job.id}")
-        if not {"pending", "planned", "running"} & set(store.status().annotations):
+        if not UNFINISHED & set(store.status().annotations):
             return done
         time.sleep(0.02)
     raise AssertionError(f"not done in {seconds} s: {store.fleet()}")
@@ -274,10 +275,10 @@ def test_a_database_that_is_away_for_a_moment_is_waited_for(store, media, monkey
     assert store.timeline(str(media / "single_face.mp4"))
 
 
-def drive(store: Store, fleet: FleetWorker, seconds: float) -> None:
-    """Do what is due for a while, or until nothing is left."""
-    until = time.monotonic() + seconds
-    while time.monotonic() < until and {"pending", "planned", "running"} & set(store.status().annotations):
+def drive(store: Store, fleet: FleetWorker, seconds: float, until: Callable[[], bool] = lambda: False) -> None:
+    """Do what is due for a while, or until nothing is left or something has happened."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and not until() and set(store.status().annotations) & UNFINISHED:
         for due in store.take_due(100, resend_seconds=0.2):
             fleet.run(due.job.kind, due.job.id)
         time.sleep(0.02)
@@ -321,8 +322,9 @@ def test_a_broken_gpu_costs_no_video_and_has_the_process_replaced(store, media, 
     monkeypatch.setattr(Recognizers, "submit_face", broken)
     store.submit(named(store), sources(media / "single_face.mp4", media / "obama_speech.mp4"))
     with fleet_worker(store) as fleet:
-        drive(store, fleet, 3)
+        drive(store, fleet, 120, until=lambda: fleet.is_stalled)
         assert fleet.is_stalled
+        drive(store, fleet, 1)  # until it is replaced
     assert failures(store) == []
     assert rows(store, "SELECT MAX(attempts) FROM spans") == [(0,)]
 
@@ -415,6 +417,7 @@ def test_a_full_disk_of_the_database_is_waited_for(store, media, monkeypatch):
         return real(*arguments)
 
     monkeypatch.setattr(store, "checkpoint", checkpoint)
+    monkeypatch.setattr(worker.fleet, "REFUSED_SECONDS", 0.5)
     with fleet_worker(store, lease_seconds=1.0) as fleet:
         fleet.run("plan", "1")
         fleet.run("annotate_span", "1/0")

@@ -111,8 +111,8 @@ class Bed:
         time.sleep(0.2)
 
 
-def test_many_at_once_do_everything_once(database_url):
-    with Store(database_url, lock_timeout_seconds=20.0) as store:
+def test_many_at_once_do_everything_once(migrated_url):
+    with Store(migrated_url, lock_timeout_seconds=20.0) as store:
         submit(store, *(f"v{index}" for index in range(VIDEOS)))
         bed = Bed(store)
         roles = [(bed.work, f"w{index}") for index in range(WORKERS)]
@@ -155,8 +155,8 @@ def _finish_the_rest(bed):
     pytest.fail("the queue does not become empty")
 
 
-def test_two_schedulers_choose_different_jobs(database_url):
-    with Store(database_url, lock_timeout_seconds=30.0) as store:
+def test_two_schedulers_choose_different_jobs(migrated_url):
+    with Store(migrated_url, lock_timeout_seconds=30.0) as store:
         ids = submit(store, *(f"v{index}" for index in range(100)))
         for annotation_id in ids[:20]:
             plan(store, annotation_id, 0, 10)
@@ -172,8 +172,8 @@ def test_two_schedulers_choose_different_jobs(database_url):
         assert store.outstanding() == 120
 
 
-def test_two_schedulers_together_keep_to_a_limit(database_url):
-    with Store(database_url, lock_timeout_seconds=30.0) as store:
+def test_two_schedulers_together_keep_to_a_limit(migrated_url):
+    with Store(migrated_url, lock_timeout_seconds=30.0) as store:
         submit(store, *(f"/nas/{index}" for index in range(50)))
         store.limit_source("/nas/", 5)
         with ThreadPoolExecutor(4) as pool:
@@ -183,7 +183,7 @@ def test_two_schedulers_together_keep_to_a_limit(database_url):
 
 def test_choosing_does_not_hold_up_rows_being_stored(postgresql_url):
     """COPY checks that its annotation is there, under a lock which the choice of that very annotation must not bar."""
-    with Store(postgresql_url, lock_timeout_seconds=2.0) as store:
+    with Store(postgresql_url, lock_timeout_seconds=10.0) as store:
         (annotation_id,) = submit(store, "a")
         plan(store, annotation_id, 0, 2)
         claim = take_span(store, annotation_id, 0)
@@ -192,7 +192,7 @@ def test_choosing_does_not_hold_up_rows_being_stored(postgresql_url):
                 connection.execute(sa.text(f"SELECT 1 FROM {lock} FOR NO KEY UPDATE"))
                 began = time.perf_counter()
                 store.checkpoint(claim, [window_row(0)])
-                assert time.perf_counter() - began < 1.0
+                assert time.perf_counter() - began < 5.0
 
 
 def test_choosing_passes_by_what_a_worker_is_changing(postgresql_url):
@@ -228,9 +228,9 @@ def test_cancelling_while_a_job_is_taken(postgresql_url):
             assert {span.status for span in store.spans(annotation_id)} == {"pending"}
 
 
-def test_the_last_two_spans_end_at_once(database_url):
+def test_the_last_two_spans_end_at_once(migrated_url):
     """Neither may overlook the other: somebody has to make finishing due."""
-    with Store(database_url, lock_timeout_seconds=30.0) as store:
+    with Store(migrated_url, lock_timeout_seconds=30.0) as store:
         for turn in range(20):
             (annotation_id,) = submit(store, f"v{turn}")
             plan(store, annotation_id, 0, 2)

@@ -27,13 +27,13 @@ def _work(url, annotation_id, owner, both, done):
             claim = store.claim(annotation_id, owner, 60.0)
 
 
-def test_two_processes_share_the_spans(database_url):
+def test_two_processes_share_the_spans(migrated_url):
     spawn = multiprocessing.get_context("spawn")
     both, done = spawn.Barrier(2), spawn.Queue()
-    with Store(database_url) as store:
+    with Store(migrated_url) as store:
         annotation_id = requested(store)
         store.plan(annotation_id, planned(*range(0, 2 * N_SPANS, 2)))
-        workers = [spawn.Process(target=_work, args=(database_url, annotation_id, owner, both, done)) for owner in "ab"]
+        workers = [spawn.Process(target=_work, args=(migrated_url, annotation_id, owner, both, done)) for owner in "ab"]
         for worker in workers:
             worker.start()
         claims = [done.get(timeout=60) for _ in range(N_SPANS)]
@@ -46,8 +46,8 @@ def test_two_processes_share_the_spans(database_url):
         assert [row[0] for row in store.windows(annotation_id)] == list(range(2 * N_SPANS))
 
 
-def test_a_heartbeat_thread_beside_checkpoints(database_url):
-    with Store(database_url) as store:
+def test_a_heartbeat_thread_beside_checkpoints(migrated_url):
+    with Store(migrated_url) as store:
         annotation_id = requested(store)
         store.plan(annotation_id, planned(0))
         claim = store.claim(annotation_id, "worker", 60.0)
@@ -70,13 +70,13 @@ def test_a_heartbeat_thread_beside_checkpoints(database_url):
         assert store.spans(annotation_id)[0].windows_done == 50
 
 
-def test_a_killed_worker_leaves_a_span_for_the_next(database_url):
+def test_a_killed_worker_leaves_a_span_for_the_next(migrated_url):
     spawn = multiprocessing.get_context("spawn")
-    with Store(database_url) as store:
+    with Store(migrated_url) as store:
         annotation_id = requested(store)
         store.plan(annotation_id, planned(0))
         held = spawn.Event()
-        worker = spawn.Process(target=_claim_and_hang, args=(database_url, annotation_id, held))
+        worker = spawn.Process(target=_claim_and_hang, args=(migrated_url, annotation_id, held))
         worker.start()
         assert held.wait(60)
         worker.kill()
@@ -112,10 +112,10 @@ def test_a_store_gives_up_on_a_lock_within_its_timeout(tmp_path):
 LEAST_SPEED = {"sqlite": 10_000, "postgresql": 1_000}
 
 
-def test_checkpoints_are_fast(database_url, record_property):
+def test_checkpoints_are_fast(migrated_url, record_property):
     """600 windows at a time: a small part of what recognising them takes, on either database."""
     eighths = (0.125,) * 8
-    with Store(database_url) as store:
+    with Store(migrated_url) as store:
         annotation_id = requested(store)
         store.plan(annotation_id, planned(0))
         claim = store.claim(annotation_id, "worker", 60.0)

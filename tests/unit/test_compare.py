@@ -1,5 +1,6 @@
 """The comparison of two databases finds whatever was changed in one of them."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,17 +28,23 @@ def fill(url: str, folder: str = "/archive") -> None:
         store.fail(requested(store, f"{folder}/poison.mp4"), "not_media", "It is no video.")
 
 
-@pytest.fixture
-def expected_url(tmp_path: Path) -> str:
-    url = f"sqlite:///{tmp_path / 'expected.db'}"
-    fill(url)
-    return url
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A filled SQLite database, to copy."""
+    path = tmp_path_factory.mktemp("filled") / "expected.db"
+    fill(str(path))
+    return path
 
 
 @pytest.fixture
-def actual_url(database_url: str) -> str:
-    fill(database_url)
-    return database_url
+def expected_url(filled: Path, tmp_path: Path) -> str:
+    return f"sqlite:///{shutil.copyfile(filled, tmp_path / 'expected.db')}"
+
+
+@pytest.fixture
+def actual_url(migrated_url: str) -> str:
+    fill(migrated_url)
+    return migrated_url
 
 
 def change(url: str, *statements: str) -> None:
@@ -58,12 +65,12 @@ def test_equal_databases_are_the_same(expected_url, actual_url):
     assert str(result) == "4 videos and 24 rows are the same, 1 failed as planted"
 
 
-def test_another_folder_and_another_order_change_nothing(expected_url, database_url):
-    with Store(database_url) as store:
+def test_another_folder_and_another_order_change_nothing(expected_url, migrated_url):
+    with Store(migrated_url) as store:
         annotated(store, "/archive/unrelated.mp4")
-    change(database_url, "DELETE FROM videos")
-    fill(database_url, "/elsewhere")
-    assert compare(expected_url, database_url, PLANTED).differences == 0
+    change(migrated_url, "DELETE FROM videos")
+    fill(migrated_url, "/elsewhere")
+    assert compare(expected_url, migrated_url, PLANTED).differences == 0
 
 
 @pytest.mark.parametrize(
@@ -75,12 +82,12 @@ def test_another_folder_and_another_order_change_nothing(expected_url, database_
     ],
 )
 def test_what_was_replaced_may_have_ended_as_such_in_earlier_versions(
-    expected_url, database_url, code, is_replaced, said
+    expected_url, migrated_url, code, is_replaced, said
 ):
-    with Store(database_url) as store:
+    with Store(migrated_url) as store:
         store.fail(requested(store, "/bucket/a.mp4", "0"), code, "It failed.")
-    fill(database_url, "/bucket")
-    assert compare(expected_url, database_url, PLANTED, {"a.mp4"} if is_replaced else ()).shown == said
+    fill(migrated_url, "/bucket")
+    assert compare(expected_url, migrated_url, PLANTED, {"a.mp4"} if is_replaced else ()).shown == said
 
 
 B = "(SELECT current_annotation_id FROM videos WHERE uri = '/archive/b.mkv')"

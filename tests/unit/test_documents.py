@@ -128,8 +128,8 @@ def test_there_are_queries_for_operators():
 
 
 @pytest.mark.parametrize("query", QUERIES)
-def test_the_queries_for_operators_run(query, store, database_url):
-    with sa.create_engine(database_url).connect() as connection:
+def test_the_queries_for_operators_run(query, store, migrated_url):
+    with sa.create_engine(migrated_url).connect() as connection:
         rows = connection.exec_driver_sql(query).fetchall()
     assert not [row for row in rows if any(row)]  # there is nothing, or nothing to do
 

@@ -212,10 +212,10 @@ def test_a_broker_that_is_down_leaves_nothing_marked(store, queue, feeder):
     assert not any(item.resent for item in queue.messages)
 
 
-def test_two_feeders_at_once_send_each_job_once(database_url, store, queue):
+def test_two_feeders_at_once_send_each_job_once(migrated_url, store, queue):
     submit(store, 200)
     work(store, slots=200)
-    with Store(database_url) as other:
+    with Store(migrated_url) as other:
         feeders = [Feeder(each, queue, lost_seconds=60.0) for each in (store, other)]
         stop = threading.Event()
         threads = [threading.Thread(target=feeder.run, args=(stop,)) for feeder in feeders]

@@ -77,12 +77,12 @@ def test_a_job_of_what_is_gone_stays_in_the_queue(store):
     assert rows(store, "SELECT status FROM annotations") == [("pending",)]
 
 
-def test_people_are_told(store, database_url):
+def test_people_are_told(store, migrated_url):
     annotated(store, "s3://archive/a\nb.mp4")
     store.mark_gone(["s3://archive/a\nb.mp4"])
 
     def say(*arguments: str) -> str:
-        ran = CliRunner().invoke(cli, [*arguments, "--db", database_url], catch_exceptions=False)
+        ran = CliRunner().invoke(cli, [*arguments, "--db", migrated_url], catch_exceptions=False)
         assert ran.exit_code == 0
         return ran.output
 

@@ -116,7 +116,7 @@ def test_many_addresses_that_do_not_answer_take_no_longer_than_one(monkeypatch):
     began = time.monotonic()
     with pytest.raises(TimeoutError):
         post(hook("http://example.org/"), "1", "{}")
-    assert time.monotonic() - began < 1.0
+    assert time.monotonic() - began < 3.0  # one after the other they would take 4
     assert [place for place, _ in tried[:2]] == ["10.0.0.0", "10.0.0.1"]
 
 
