@@ -43,6 +43,8 @@ def backfill(
     The columns of archive: video (its URI), version, size_bytes, first_seen_at, recorded_at, recorded_at_source,
     container, duration_seconds, width, height, video_codec, audio_codec, has_audio, has_video, gone_at, and of the
     current result annotated_at and pipeline (its digest). Videos that are gone are left out anyway.
+
+    CONDITION is kept in the audit for good, with hashes for whole names of videos, but not for parts of names.
     """
     from scheduler.backfill import run
 
