@@ -15,8 +15,18 @@ from db.errors import DatabaseLocked
 from db.fleet import lies_below
 from db.forgotten import hash_of, key_of, let_nobody_take_in
 from db.rows import Erased, Load
-from db.statements import upsert
-from db.tables import annotations, forgotten_names, forgotten_prefixes, metadata, spans, videos, windows
+from db.statements import lock_in_order, upsert
+from db.tables import (
+    annotations,
+    forgotten_names,
+    forgotten_prefixes,
+    hook_deliveries,
+    metadata,
+    raised_alerts,
+    spans,
+    videos,
+    windows,
+)
 
 VIDEOS_AT_ONCE = 20  # an hour of each is some 150,000 rows
 _PATIENCE_MILLISECONDS = 500  # with those who read while SQLite's log is emptied
@@ -32,6 +42,7 @@ _OF_ANNOTATION = sorted(
     ),
     key=lambda column: column.table is not spans,
 )
+_CHANGED_BESIDE = (hook_deliveries, raised_alerts)  # by others who need not lock the annotation
 
 
 class Erasing(Audit):
@@ -150,6 +161,8 @@ def erase_results(connection: sa.Connection, annotation_ids: Sequence[int]) -> i
     """Erase what annotations consist of; how many windows. The order is that in which everybody locks."""
     lock_spans(connection, annotation_ids)
     lock_annotations(connection, annotation_ids, to_erase=True)  # who finishes one locks it before he writes its rows
+    for table in _CHANGED_BESIDE:
+        lock_in_order(connection, table, table.c.annotation_id.in_(annotation_ids))
     deleted = {
         column.table: connection.execute(sa.delete(column.table).where(column.in_(annotation_ids))).rowcount
         for column in _OF_ANNOTATION

@@ -7,11 +7,12 @@ something that is still to be done.
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 import sqlalchemy as sa
 
 from db.audit import Audit, record, record_outcome
-from db.catalogue import utc_now
+from db.catalogue import lock_annotations, lock_spans, shut_out, utc_now
 from db.erasing import erase_results, erase_videos, keep_out, overwrite_what_is_deleted
 from db.errors import Expired
 from db.fleet import lies_below
@@ -84,20 +85,27 @@ class Retention(Audit):
             rules = _rules(connection)  # as they are now that nothing is waited for
             if rule not in rules:
                 return Progress(Erased(), None)
-            query = _overdue(connection, rule, rules).where(annotations.c.id > last_id).limit(_ANNOTATIONS_AT_ONCE)
-            # Another scheduler may be at the same round; of what it has, nothing is left to do.
-            query = query.order_by(annotations.c.id).with_for_update(of=annotations, skip_locked=True)
-            due = connection.execute(query).all()
-            if not due:
+            overdue = _overdue(connection, rule, rules)
+            next_ones = overdue.where(annotations.c.id > last_id).order_by(annotations.c.id)
+            seen = connection.execute(next_ones.limit(_ANNOTATIONS_AT_ONCE)).all()
+            if not seen:
                 return Progress(Erased(), None)
+            last_id = seen[-1].id
+            ids = _with_them(connection, rule, seen)
+            lock_spans(connection, ids)
+            lock_annotations(connection, ids, to_erase=True)
+            # Another scheduler may be at the same round, and somebody may have retried them.
+            due = connection.execute(overdue.where(annotations.c.id.in_([row.id for row in seen]))).all()
+            if not due:
+                return Progress(Erased(), last_id)
             overwrite_what_is_deleted(connection)
             if rule.forgets:
                 erased = _forget(connection, {row.video_id: row.uri for row in due})
             else:
-                erased = _expire(connection, [row.id for row in due], rule)
+                erased = _expire(connection, _with_them(connection, rule, due), rule)
             audit_id = record(connection, actor, "retention applied", asdict(rule))
             record_outcome(connection, audit_id, asdict(erased))
-        return Progress(erased, due[-1].id)
+        return Progress(erased, last_id)
 
 
 def _rules(connection: sa.Connection) -> list[RetentionRule]:
@@ -138,6 +146,17 @@ def _overdue(
     return query
 
 
+def _with_them(connection: sa.Connection, rule: RetentionRule, due: Sequence[Any]) -> Sequence[int]:
+    """Annotations that are overdue, and those that go with them: of the same videos, or fused anew from theirs."""
+    ids = [row.id for row in due]
+    query = sa.select(annotations.c.id).order_by(annotations.c.id)
+    if rule.forgets:
+        query = query.where(annotations.c.video_id.in_([row.video_id for row in due]))
+    else:
+        query = query.where(sa.or_(annotations.c.id.in_(ids), annotations.c.source_annotation_id.in_(ids)))
+    return connection.execute(query).scalars().all()
+
+
 def _forget(connection: sa.Connection, uris: dict[int, str]) -> Erased:
     key = key_of(connection)
     keep_out(connection, [hash_of(uri, key) for uri in uris.values()])
@@ -145,9 +164,8 @@ def _forget(connection: sa.Connection, uris: dict[int, str]) -> Erased:
 
 
 def _expire(connection: sa.Connection, ids: Sequence[int], rule: RetentionRule) -> Erased:
-    """Erase the results of annotations, and of those that were fused anew from their windows."""
-    shared = sa.select(annotations.c.id).where(annotations.c.source_annotation_id.in_(ids))
-    ids = [*ids, *connection.execute(shared.order_by(annotations.c.id)).scalars()]
+    """Erase the results of annotations."""
+    shut_out(connection, ids)
     n_windows = erase_results(connection, ids)
     assert rule.max_age_seconds is not None
     days = rule.max_age_seconds / 86_400
@@ -159,7 +177,6 @@ def _expire(connection: sa.Connection, ids: Sequence[int], rule: RetentionRule) 
         "error_code": Expired.code,
         "error_message": said,
         "completed_at": utc_now(),
-        "epoch": annotations.c.epoch + 1,
     }
     n = connection.execute(sa.update(annotations).where(annotations.c.id.in_(ids)).values(values)).rowcount
     latest = (
