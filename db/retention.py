@@ -15,13 +15,14 @@ from db.audit import Audit, record, record_outcome
 from db.catalogue import lock_annotations, lock_spans, shut_out, utc_now
 from db.erasing import erase_results, erase_videos, keep_out, overwrite_what_is_deleted
 from db.errors import Expired
+from db.events import GIVE_UP_SECONDS
 from db.fleet import lies_below
 from db.forgotten import hash_of, key_of, let_nobody_take_in
 from db.identity import spellings
 from db.leases import FREE
 from db.rows import Erased, Load, RetentionRule, columns_of
 from db.statements import unix_now, upsert
-from db.tables import annotations, retention_rules, videos
+from db.tables import annotations, hook_deliveries, retention_rules, videos
 
 _ANNOTATIONS_AT_ONCE = 20  # of an hour each, some 150,000 rows
 
@@ -118,7 +119,8 @@ def _overdue(
 ) -> sa.Select[tuple[int, int, str, float]]:
     """Annotations with windows of their own that a rule wants erased, for as long as no rule with a longer prefix is.
 
-    Where the videos are to be forgotten too, those that failed count as well, and nothing newer may be there.
+    Where the videos are to be forgotten too, those that failed count as well, and nothing newer may be there. Where
+    not, those are left for later of which, or of what was fused anew from which, a hook is still to be told.
     """
     assert rule.max_age_seconds is not None
     now = connection.execute(sa.select(unix_now(connection.dialect.name))).scalar_one()
@@ -142,8 +144,15 @@ def _overdue(
         newer = sa.or_(other.c.completed_at.is_(None), other.c.completed_at >= before)
         own = other.c.source_annotation_id.is_(None)
         is_newest = ~sa.exists().where(other.c.video_id == annotations.c.video_id, own, newer)
-        query = query.where(sa.or_(videos.c.recorded_at.is_not(None), is_newest) if is_recorded else is_newest)
-    return query
+        return query.where(sa.or_(videos.c.recorded_at.is_not(None), is_newest) if is_recorded else is_newest)
+    told_of = annotations.alias()
+    waiting = (
+        sa.select(sa.func.coalesce(told_of.c.source_annotation_id, told_of.c.id))
+        .join(hook_deliveries, hook_deliveries.c.annotation_id == told_of.c.id)
+        .where(hook_deliveries.c.status == sa.literal_column("'pending'"))  # in the words of the partial index
+        .where(hook_deliveries.c.created_at > now - GIVE_UP_SECONDS)
+    )
+    return query.where(annotations.c.id.not_in(waiting))
 
 
 def _with_them(connection: sa.Connection, rule: RetentionRule, due: Sequence[Any]) -> Sequence[int]:
@@ -166,7 +175,7 @@ def _forget(connection: sa.Connection, uris: dict[int, str]) -> Erased:
 def _expire(connection: sa.Connection, ids: Sequence[int], rule: RetentionRule) -> Erased:
     """Erase the results of annotations."""
     shut_out(connection, ids)
-    n_windows = erase_results(connection, ids)
+    results = erase_results(connection, ids)
     assert rule.max_age_seconds is not None
     days = rule.max_age_seconds / 86_400
     said = f"its results were kept for {days:g} days, as the rule for {rule.prefix or 'all videos'} says"
@@ -189,4 +198,4 @@ def _expire(connection: sa.Connection, ids: Sequence[int], rule: RetentionRule) 
     )
     shown = sa.update(videos).where(videos.c.current_annotation_id.in_(ids))
     connection.execute(shown.values(current_annotation_id=latest))
-    return Erased(annotations=n, windows=n_windows)
+    return Erased(annotations=n) + results
