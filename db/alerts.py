@@ -7,8 +7,8 @@ import sqlalchemy as sa
 from db.catalogue import utc_now
 from db.rows import AlertRule, ShownAlert, columns_of
 from db.session import Database
-from db.statements import upsert
-from db.tables import UtcDateTime, alert_rules, annotations, pipeline_names, videos
+from db.statements import lock_in_order, upsert
+from db.tables import UtcDateTime, alert_rules, annotations, pipeline_names, raised_alerts, videos
 from db.views import VIEW_COLUMNS
 
 _SHOWN = sa.table(
@@ -31,8 +31,12 @@ class Alerts(Database):
 
     def remove_rule(self, name: str) -> bool:
         """Forget a rule and what it raised; whether there was one."""
+        named = alert_rules.c.name == name
         with self.writing() as connection:
-            return connection.execute(sa.delete(alert_rules).where(alert_rules.c.name == name)).rowcount == 1
+            lock_in_order(connection, alert_rules, named)  # so that nothing more is raised by it
+            of_it = sa.select(alert_rules.c.id).where(named).scalar_subquery()
+            lock_in_order(connection, raised_alerts, raised_alerts.c.rule_id == of_it)
+            return connection.execute(sa.delete(alert_rules).where(named)).rowcount == 1
 
     def rules(self) -> list[AlertRule]:
         """All rules, by name."""

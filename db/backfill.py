@@ -14,7 +14,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from db.errors import BadOption
+from db.errors import BadOption, Cancelled, Expired
 from db.fleet import Seen, ask, limit_prefixes, seconds_per_byte
 from db.forgotten import kept_out, let_nobody_forget
 from db.rows import Load, Submitted
@@ -71,10 +71,11 @@ class Backfill(Database):
         return Load(videos=n, seconds=float(seconds))
 
     def failed_before(self, pipeline_id: int) -> int:
-        """How many videos' latest versions failed under a pipeline, for whatever reason."""
+        """How many videos' latest versions failed under a pipeline, other than by being cancelled or by their age."""
         latest = sa.and_(videos.c.id == annotations.c.video_id, videos.c.version == annotations.c.version)
         query = sa.select(sa.func.count()).select_from(annotations.join(videos, latest))
         query = query.where(annotations.c.pipeline_id == pipeline_id, annotations.c.status == "failed")
+        query = query.where(annotations.c.error_code.not_in((Cancelled.code, Expired.code)))
         with self.reading() as connection:
             return int(connection.execute(query).scalar_one())
 

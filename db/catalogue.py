@@ -156,6 +156,7 @@ class Catalogue(Database):
                 raise Forgotten(f"Video {video_id} is gone: it was forgotten.")
             new = upsert(connection, annotations).values(status="pending", attempts=0, created_at=utc_now(), **key)
             connection.execute(new.on_conflict_do_nothing())
+            lock_spans(connection, connection.execute(sa.select(annotations.c.id).filter_by(**key)).scalars().all())
             query = sa.select(*columns_of(annotations, Annotation)).filter_by(**key).with_for_update(key_share=True)
             found = Annotation(**connection.execute(query).one()._mapping)
             if found.status == "failed":
@@ -241,6 +242,8 @@ class Catalogue(Database):
             .values(**FREE, status="failed", error_code=code, error_message=message, completed_at=utc_now())
         )
         with self.writing() as connection:
+            if discard:
+                lock_spans(connection, [annotation_id])
             recorded = connection.execute(statement).rowcount == 1
             if recorded and discard:
                 discard_spans(connection, annotation_id)
@@ -286,14 +289,21 @@ def _is_held(connection: sa.Connection, annotation_id: int) -> bool:
 def discard_spans(connection: sa.Connection, annotation_id: int) -> None:
     """Forget an annotation's spans and what they stored, so that it has to be planned anew."""
     lock_spans(connection, [annotation_id])
-    # New spans begin above every epoch there was, so that nobody who holds an old one writes to a new one.
-    highest = sa.select(sa.func.max(spans.c.epoch)).where(spans.c.annotation_id == annotation_id)
-    epoch = connection.execute(highest).scalar() or 0
-    higher = sa.case((annotations.c.epoch > epoch, annotations.c.epoch), else_=epoch) + 1
-    of_it = sa.update(annotations).where(annotations.c.id == annotation_id)
-    connection.execute(of_it.values(spans_done_at=None, epoch=higher))
+    shut_out(connection, [annotation_id])
+    connection.execute(sa.update(annotations).where(annotations.c.id == annotation_id).values(spans_done_at=None))
     for table in (windows, spans):
         connection.execute(sa.delete(table).where(table.c.annotation_id == annotation_id))
+
+
+def shut_out(connection: sa.Connection, ids: Sequence[int]) -> None:
+    """Let nobody who works on annotations, or on spans of theirs, write any more, nor to the spans that come after.
+
+    These begin above every epoch that there was.
+    """
+    of_it = sa.select(sa.func.coalesce(sa.func.max(spans.c.epoch), 0)).where(spans.c.annotation_id == annotations.c.id)
+    highest = of_it.scalar_subquery()
+    higher = sa.case((annotations.c.epoch > highest, annotations.c.epoch), else_=highest) + 1
+    connection.execute(sa.update(annotations).where(annotations.c.id.in_(ids)).values(epoch=higher))
 
 
 def batches(uris: Iterable[str]) -> Iterator[list[str]]:

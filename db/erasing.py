@@ -6,6 +6,7 @@ simply made again. Whoever works on a video that is erased finds his claim gone 
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 
 import sqlalchemy as sa
 
@@ -15,8 +16,18 @@ from db.errors import DatabaseLocked
 from db.fleet import lies_below
 from db.forgotten import hash_of, key_of, let_nobody_take_in
 from db.rows import Erased, Load
-from db.statements import upsert
-from db.tables import annotations, forgotten_names, forgotten_prefixes, metadata, spans, videos, windows
+from db.statements import lock_in_order, upsert
+from db.tables import (
+    annotations,
+    forgotten_names,
+    forgotten_prefixes,
+    hook_deliveries,
+    metadata,
+    raised_alerts,
+    spans,
+    videos,
+    windows,
+)
 
 VIDEOS_AT_ONCE = 20  # an hour of each is some 150,000 rows
 _PATIENCE_MILLISECONDS = 500  # with those who read while SQLite's log is emptied
@@ -32,6 +43,7 @@ _OF_ANNOTATION = sorted(
     ),
     key=lambda column: column.table is not spans,
 )
+_CHANGED_BESIDE = (hook_deliveries, raised_alerts)  # by others who need not lock the annotation
 
 
 class Erasing(Audit):
@@ -56,7 +68,7 @@ class Erasing(Audit):
             for condition in _meant(names, prefixes):
                 erased += self._erase_all(condition)
             self._clean_up()
-            counts |= {"videos": erased.videos, "annotations": erased.annotations, "windows": erased.windows}
+            counts |= asdict(erased)
         return erased
 
     def remember(self, names: Sequence[str], prefixes: Sequence[str], actor: str) -> int:
@@ -140,21 +152,28 @@ def erase_videos(connection: sa.Connection, video_ids: Sequence[int]) -> Erased:
     overwrite_what_is_deleted(connection)
     of_them = sa.select(annotations.c.id).where(annotations.c.video_id.in_(video_ids)).order_by(annotations.c.id)
     ids = list(connection.execute(of_them).scalars())
-    n_windows = erase_results(connection, ids)
+    results = erase_results(connection, ids)
     n_annotations = connection.execute(sa.delete(annotations).where(annotations.c.id.in_(ids))).rowcount
     n_videos = connection.execute(sa.delete(videos).where(videos.c.id.in_(video_ids))).rowcount
-    return Erased(videos=n_videos, annotations=n_annotations, windows=n_windows)
+    return Erased(videos=n_videos, annotations=n_annotations) + results
 
 
-def erase_results(connection: sa.Connection, annotation_ids: Sequence[int]) -> int:
-    """Erase what annotations consist of; how many windows. The order is that in which everybody locks."""
+def erase_results(connection: sa.Connection, annotation_ids: Sequence[int]) -> Erased:
+    """Erase what annotations consist of; how many windows, and how many events that waited.
+
+    The order is that in which everybody locks.
+    """
     lock_spans(connection, annotation_ids)
     lock_annotations(connection, annotation_ids, to_erase=True)  # who finishes one locks it before he writes its rows
+    for table in _CHANGED_BESIDE:
+        lock_in_order(connection, table, table.c.annotation_id.in_(annotation_ids))
+    waiting = hook_deliveries.c.annotation_id.in_(annotation_ids), hook_deliveries.c.status == "pending"
+    n_events = connection.execute(sa.select(sa.func.count()).select_from(hook_deliveries).where(*waiting)).scalar_one()
     deleted = {
         column.table: connection.execute(sa.delete(column.table).where(column.in_(annotation_ids))).rowcount
         for column in _OF_ANNOTATION
     }
-    return deleted[windows]
+    return Erased(windows=deleted[windows], events=n_events)
 
 
 def overwrite_what_is_deleted(connection: sa.Connection) -> None:

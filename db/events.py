@@ -15,6 +15,7 @@ from db.rows import RaisedAlert, Segment
 from db.statements import unix_now, upsert
 from db.tables import alert_rules, annotations, hook_deliveries, hooks, pipeline_names, pipelines, raised_alerts, videos
 
+GIVE_UP_SECONDS = 86_400.0  # after which an event that has not arrived is given up
 TYPES = {"done": "annotation.done", "failed": "annotation.failed", "alert": "alert.raised"}
 _STRETCHES = 100  # of an alert, at most, that an event names: a receiver wants to hear of it, not to store it
 

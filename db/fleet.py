@@ -334,7 +334,11 @@ def ask(
         key = annotations.c.video_id, annotations.c.version
         known = sa.select(*(annotations.c[name] for name in ("id", "status", "error_code", "queue_key")), *key)
         known = known.where(annotations.c.pipeline_id == pipeline_id, sa.tuple_(*key).in_(list(wanted)))
-        for row in connection.execute(known.order_by("id")).all():
+        found = connection.execute(known.order_by("id")).all()
+        changing = [row.id for row in found if row.id not in made and row.status != "done"]
+        lock_spans(connection, changing)
+        lock_annotations(connection, changing)
+        for row in found:
             if row.id not in made:
                 limited = {"limited_by": wanted[row.video_id, row.version]}
                 outcomes.append(_ask_again(connection, row, place | limited, again))

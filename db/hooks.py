@@ -4,7 +4,8 @@
 another; so two schedulers never post to one hook at once, and a hook that hangs holds up no other. An event may still
 be posted twice, where a scheduler dies between the answer and writing it down. All times are of the database's clock.
 
-Whoever changes rows of both tables changes the hook first, so that no two transactions wait for each other.
+Whoever changes rows of both tables changes the hook first, and several events in the order of their ids, so that no two
+transactions wait for each other.
 """
 
 from typing import Any
@@ -14,7 +15,7 @@ import sqlalchemy as sa
 from db.catalogue import utc_now
 from db.rows import Delivery, HeldHook, Hook, NewHook, columns_of
 from db.session import Database
-from db.statements import unix_now
+from db.statements import lock_in_order, unix_now
 from db.tables import HOOK_EVENTS, hook_deliveries, hooks
 
 _FREE = {"lease_owner": None, "lease_until": None}
@@ -41,6 +42,8 @@ class Hooks(Database):
     def remove_hook(self, hook_id: int) -> bool:
         """Forget a hook, and what waits for it; whether there was one."""
         with self.writing() as connection:
+            lock_in_order(connection, hooks, hooks.c.id == hook_id)  # so that nothing more is written for it
+            lock_in_order(connection, hook_deliveries, hook_deliveries.c.hook_id == hook_id)
             return connection.execute(sa.delete(hooks).where(hooks.c.id == hook_id)).rowcount == 1
 
     def hooks(self) -> list[Hook]:
@@ -79,11 +82,10 @@ class Hooks(Database):
             now = unix_now(connection.dialect.name)
             used = {"disabled_at": None, "disabled_why": None, "failures": 0, "resting_until": None}
             connection.execute(sa.update(hooks).where(hooks.c.id == hook_id).values(**used))
-            dead = sa.update(hook_deliveries).where(
-                hook_deliveries.c.hook_id == hook_id, hook_deliveries.c.status == "dead"
-            )
+            dead = hook_deliveries.c.hook_id == hook_id, hook_deliveries.c.status == "dead"
+            lock_in_order(connection, hook_deliveries, *dead)
             anew = {"status": "pending", "completed_at": None, "created_at": now, "available_at": now}
-            return connection.execute(dead.values(**anew)).rowcount
+            return connection.execute(sa.update(hook_deliveries).where(*dead).values(**anew)).rowcount
 
     def take_hooks(self, owner: str, lease_seconds: float, limit: int) -> list[HeldHook]:
         """Hooks that have something waiting and that nobody else posts to, which are the owner's from now on."""
@@ -162,12 +164,14 @@ class Hooks(Database):
             give_up_seconds: how old events may become.
         """
         with self.writing() as connection:
-            now = unix_now(connection.dialect.name)
+            now = connection.execute(sa.select(unix_now(connection.dialect.name))).scalar_one()
             rest = {"failures": hooks.c.failures + 1, "resting_until": now + rest_seconds}
             connection.execute(_mine(hook).values(**rest, **_FREE))
-            this = sa.update(hook_deliveries).where(hook_deliveries.c.id == delivery.id, _WAITS)
-            connection.execute(this.values(available_at=now + delay_seconds, answer=answer, error=error))
+            this = hook_deliveries.c.id == delivery.id
             late = hook_deliveries.c.created_at <= now - give_up_seconds
+            lock_in_order(connection, hook_deliveries, hook_deliveries.c.hook_id == hook.id, _WAITS, sa.or_(this, late))
+            tried = sa.update(hook_deliveries).where(this, _WAITS)
+            connection.execute(tried.values(available_at=now + delay_seconds, answer=answer, error=error))
             return _give_up(connection, hook.id, late)
 
     def disable_hook(self, hook: HeldHook, why: str) -> int:
@@ -175,6 +179,7 @@ class Hooks(Database):
         with self.writing() as connection:
             off = {"disabled_at": utc_now(), "disabled_why": why, **_FREE}
             connection.execute(_mine(hook).values(**off))
+            lock_in_order(connection, hook_deliveries, hook_deliveries.c.hook_id == hook.id, _WAITS)
             return _give_up(connection, hook.id, sa.true(), error=why)
 
     def release_hook(self, hook: HeldHook) -> None:
@@ -201,6 +206,7 @@ class Hooks(Database):
                     for status, seconds in (("delivered", delivered_seconds), ("dead", dead_seconds))
                 )
             )
+            lock_in_order(connection, hook_deliveries, old)
             return connection.execute(sa.delete(hook_deliveries).where(old)).rowcount
 
 

@@ -189,7 +189,7 @@ def mine(claim: SpanClaim) -> sa.Update:
         spans.c.annotation_id == claim.annotation_id,
         spans.c.span_index == claim.span_index,
         spans.c.epoch == claim.epoch,
-        spans.c.lease_owner == claim.owner,  # SQLite gives the number of an annotation that was forgotten again
+        spans.c.lease_owner == claim.owner,
         spans.c.status == "running",
     )
 

@@ -7,20 +7,22 @@ something that is still to be done.
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 import sqlalchemy as sa
 
 from db.audit import Audit, record, record_outcome
-from db.catalogue import utc_now
+from db.catalogue import lock_annotations, lock_spans, shut_out, utc_now
 from db.erasing import erase_results, erase_videos, keep_out, overwrite_what_is_deleted
 from db.errors import Expired
+from db.events import GIVE_UP_SECONDS
 from db.fleet import lies_below
 from db.forgotten import hash_of, key_of, let_nobody_take_in
 from db.identity import spellings
 from db.leases import FREE
 from db.rows import Erased, Load, RetentionRule, columns_of
 from db.statements import unix_now, upsert
-from db.tables import annotations, retention_rules, videos
+from db.tables import annotations, hook_deliveries, retention_rules, videos
 
 _ANNOTATIONS_AT_ONCE = 20  # of an hour each, some 150,000 rows
 
@@ -84,20 +86,27 @@ class Retention(Audit):
             rules = _rules(connection)  # as they are now that nothing is waited for
             if rule not in rules:
                 return Progress(Erased(), None)
-            query = _overdue(connection, rule, rules).where(annotations.c.id > last_id).limit(_ANNOTATIONS_AT_ONCE)
-            # Another scheduler may be at the same round; of what it has, nothing is left to do.
-            query = query.order_by(annotations.c.id).with_for_update(of=annotations, skip_locked=True)
-            due = connection.execute(query).all()
-            if not due:
+            overdue = _overdue(connection, rule, rules)
+            next_ones = overdue.where(annotations.c.id > last_id).order_by(annotations.c.id)
+            seen = connection.execute(next_ones.limit(_ANNOTATIONS_AT_ONCE)).all()
+            if not seen:
                 return Progress(Erased(), None)
+            last_id = seen[-1].id
+            ids = _with_them(connection, rule, seen)
+            lock_spans(connection, ids)
+            lock_annotations(connection, ids, to_erase=True)
+            # Another scheduler may be at the same round, and somebody may have retried them.
+            due = connection.execute(overdue.where(annotations.c.id.in_([row.id for row in seen]))).all()
+            if not due:
+                return Progress(Erased(), last_id)
             overwrite_what_is_deleted(connection)
             if rule.forgets:
                 erased = _forget(connection, {row.video_id: row.uri for row in due})
             else:
-                erased = _expire(connection, [row.id for row in due], rule)
+                erased = _expire(connection, _with_them(connection, rule, due), rule)
             audit_id = record(connection, actor, "retention applied", asdict(rule))
             record_outcome(connection, audit_id, asdict(erased))
-        return Progress(erased, due[-1].id)
+        return Progress(erased, last_id)
 
 
 def _rules(connection: sa.Connection) -> list[RetentionRule]:
@@ -110,7 +119,8 @@ def _overdue(
 ) -> sa.Select[tuple[int, int, str, float]]:
     """Annotations with windows of their own that a rule wants erased, for as long as no rule with a longer prefix is.
 
-    Where the videos are to be forgotten too, those that failed count as well, and nothing newer may be there.
+    Where the videos are to be forgotten too, those that failed count as well, and nothing newer may be there. Where
+    not, those are left for later of which, or of what was fused anew from which, a hook is still to be told.
     """
     assert rule.max_age_seconds is not None
     now = connection.execute(sa.select(unix_now(connection.dialect.name))).scalar_one()
@@ -134,8 +144,26 @@ def _overdue(
         newer = sa.or_(other.c.completed_at.is_(None), other.c.completed_at >= before)
         own = other.c.source_annotation_id.is_(None)
         is_newest = ~sa.exists().where(other.c.video_id == annotations.c.video_id, own, newer)
-        query = query.where(sa.or_(videos.c.recorded_at.is_not(None), is_newest) if is_recorded else is_newest)
-    return query
+        return query.where(sa.or_(videos.c.recorded_at.is_not(None), is_newest) if is_recorded else is_newest)
+    told_of = annotations.alias()
+    waiting = (
+        sa.select(sa.func.coalesce(told_of.c.source_annotation_id, told_of.c.id))
+        .join(hook_deliveries, hook_deliveries.c.annotation_id == told_of.c.id)
+        .where(hook_deliveries.c.status == sa.literal_column("'pending'"))  # in the words of the partial index
+        .where(hook_deliveries.c.created_at > now - GIVE_UP_SECONDS)
+    )
+    return query.where(annotations.c.id.not_in(waiting))
+
+
+def _with_them(connection: sa.Connection, rule: RetentionRule, due: Sequence[Any]) -> Sequence[int]:
+    """Annotations that are overdue, and those that go with them: of the same videos, or fused anew from theirs."""
+    ids = [row.id for row in due]
+    query = sa.select(annotations.c.id).order_by(annotations.c.id)
+    if rule.forgets:
+        query = query.where(annotations.c.video_id.in_([row.video_id for row in due]))
+    else:
+        query = query.where(sa.or_(annotations.c.id.in_(ids), annotations.c.source_annotation_id.in_(ids)))
+    return connection.execute(query).scalars().all()
 
 
 def _forget(connection: sa.Connection, uris: dict[int, str]) -> Erased:
@@ -145,10 +173,9 @@ def _forget(connection: sa.Connection, uris: dict[int, str]) -> Erased:
 
 
 def _expire(connection: sa.Connection, ids: Sequence[int], rule: RetentionRule) -> Erased:
-    """Erase the results of annotations, and of those that were fused anew from their windows."""
-    shared = sa.select(annotations.c.id).where(annotations.c.source_annotation_id.in_(ids))
-    ids = [*ids, *connection.execute(shared.order_by(annotations.c.id)).scalars()]
-    n_windows = erase_results(connection, ids)
+    """Erase the results of annotations."""
+    shut_out(connection, ids)
+    results = erase_results(connection, ids)
     assert rule.max_age_seconds is not None
     days = rule.max_age_seconds / 86_400
     said = f"its results were kept for {days:g} days, as the rule for {rule.prefix or 'all videos'} says"
@@ -159,7 +186,6 @@ def _expire(connection: sa.Connection, ids: Sequence[int], rule: RetentionRule) 
         "error_code": Expired.code,
         "error_message": said,
         "completed_at": utc_now(),
-        "epoch": annotations.c.epoch + 1,
     }
     n = connection.execute(sa.update(annotations).where(annotations.c.id.in_(ids)).values(values)).rowcount
     latest = (
@@ -172,4 +198,4 @@ def _expire(connection: sa.Connection, ids: Sequence[int], rule: RetentionRule) 
     )
     shown = sa.update(videos).where(videos.c.current_annotation_id.in_(ids))
     connection.execute(shown.values(current_annotation_id=latest))
-    return Erased(annotations=n, windows=n_windows)
+    return Erased(annotations=n) + results

@@ -197,17 +197,23 @@ class Load:
 
 @dataclass(frozen=True, kw_only=True)
 class Erased:
-    """How many rows of what were erased; with `videos` at 0, these stay and can be annotated again."""
+    """How many rows of what were erased; with `videos` at 0, these stay and can be annotated again.
+
+    Attributes:
+        events: that still waited for their hooks, and are not posted any more.
+    """
 
     videos: int = 0
     annotations: int = 0
     windows: int = 0
+    events: int = 0
 
     def __add__(self, other: "Erased") -> "Erased":
         return Erased(
             videos=self.videos + other.videos,
             annotations=self.annotations + other.annotations,
             windows=self.windows + other.windows,
+            events=self.events + other.events,
         )
 
 

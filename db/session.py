@@ -28,6 +28,7 @@ REVISIONS: tuple[str, ...] = (
     "0003",
     "0004",
     "0005",
+    "0006",
 )  # oldest first; named here so that opening a database need not import Alembic
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _MIGRATION_LOCK = 0x6D6F6F64  # "mood": the key under which PostgreSQL keeps two migrations apart
@@ -106,7 +107,7 @@ def migrate(engine: sa.Engine) -> None:
     with _transaction(engine, writes=False) as connection:
         if _revision(connection) == REVISIONS[-1]:
             return
-    with _transaction(engine, writes=True) as connection:
+    with _transaction(engine, writes=True, rebuilds=True) as connection:
         if engine.dialect.name == "postgresql":
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
         if _revision(connection) != REVISIONS[-1]:
@@ -196,15 +197,31 @@ def _postgresql_engine(url: sa.URL, lock_timeout_seconds: float) -> sa.Engine:
 
 
 @contextmanager
-def _transaction(engine: sa.Engine, *, writes: bool) -> Iterator[sa.Connection]:
+def _transaction(engine: sa.Engine, *, writes: bool, rebuilds: bool = False) -> Iterator[sa.Connection]:
+    """A transaction.
+
+    Args:
+        writes: whether it may write.
+        rebuilds: whether it may drop tables that others refer to, and make them anew.
+    """
     try:
-        with engine.connect().execution_options(**{_WRITES: writes}) as connection, connection.begin():
-            yield connection
+        with engine.connect().execution_options(**{_WRITES: writes}) as connection:
+            if rebuilds and engine.dialect.name == "sqlite":
+                _let_tables_be_rebuilt(connection)
+            with connection.begin():
+                yield connection
     except sa.exc.DBAPIError as error:
         raise _translated(error, database_name(engine)) from error
     except engine.dialect.loaded_dbapi.Error as error:  # from a cursor that was used past SQLAlchemy
         wrapped = sa.exc.DBAPIError.instance(None, None, error, engine.dialect.loaded_dbapi.Error)
         raise _translated(cast("sa.exc.DBAPIError", wrapped), database_name(engine)) from error
+
+
+def _let_tables_be_rebuilt(connection: sa.Connection) -> None:
+    """Let SQLite drop a table without deleting what refers to it; which no transaction that has begun can change."""
+    driver: Any = connection.connection.driver_connection
+    connection.detach()  # from the pool, whose connections all see to foreign keys
+    driver.execute("PRAGMA foreign_keys = OFF")
 
 
 def _revision(connection: sa.Connection) -> str | None:

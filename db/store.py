@@ -22,7 +22,7 @@ import sqlalchemy as sa
 
 from db.alerts import Alerts
 from db.backfill import Backfill
-from db.catalogue import Catalogue, make_current, utc_now
+from db.catalogue import Catalogue, lock_annotations, make_current, utc_now
 from db.erasing import Erasing
 from db.errors import Expired, Internal, LeaseLost
 from db.events import raise_alerts, tell_done
@@ -110,6 +110,8 @@ class Store(Catalogue, Presence, Jobs, Fleet, Backfill, Erasing, Retention, Hook
             Internal: a span is not done, or windows are missing, or not each of them was fused.
         """
         with self.writing() as connection:
+            made_of = source_annotation_id or connection.execute(sa.select(_owner(annotation_id))).scalar()
+            lock_annotations(connection, [annotation_id, made_of or annotation_id])
             if claim is not None:
                 end_step(connection, claim)
             if source_annotation_id is not None:
@@ -194,8 +196,7 @@ def _set_source(connection: sa.Connection, annotation_id: int, source_annotation
 
 
 def _require_spans_done(connection: sa.Connection, annotation_id: int) -> None:
-    # The row is locked first, so that of two that finish the same annotation the second one waits.
-    connection.execute(sa.select(annotations.c.id).where(annotations.c.id == annotation_id).with_for_update())
+    # Its row is locked, so that of two that finish the same annotation the second one waits.
     query = sa.select(spans.c.status, sa.func.count()).where(spans.c.annotation_id == annotation_id)
     counts: dict[str, int] = dict(connection.execute(query.group_by(spans.c.status)).all())
     if set(counts) != {"done"}:

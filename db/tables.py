@@ -56,7 +56,9 @@ class UtcDateTime(sa.types.TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC)
 
 
-Key = sa.BigInteger().with_variant(sa.Integer, "sqlite")  # SQLite numbers only INTEGER PRIMARY KEY by itself
+# SQLite numbers only INTEGER PRIMARY KEY by itself, and gives the number of a deleted last row to the next one. Tables
+# whose rows are deleted while others still know them by their numbers say `sqlite_autoincrement`, so that it does not.
+Key = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 
 _Uri = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")  # in the order of bytes, as SQLite has it anyway
 
@@ -183,6 +185,7 @@ videos = sa.Table(
     *(_truth("has_audio"), _truth("has_video")),
     _one_of("recorded_at_source", RECORDED_AT_SOURCES),
     _both_or_neither("recorded_at", "recorded_at_source"),
+    sqlite_autoincrement=True,
 )
 
 pipelines = sa.Table(
@@ -263,6 +266,7 @@ annotations = sa.Table(
     sa.CheckConstraint("(status = 'failed') = (error_code IS NOT NULL)", name="failed_with_error"),
     sa.CheckConstraint("(status IN ('done', 'failed')) = (completed_at IS NOT NULL)", name="ended_with_time"),
     sa.CheckConstraint("status <> 'done' OR duration_seconds IS NOT NULL", name="done_with_duration"),
+    sqlite_autoincrement=True,
 )
 
 spans = sa.Table(
@@ -453,6 +457,7 @@ hooks = sa.Table(
     _at_least("failures"),
     _both_or_neither("disabled_at", "disabled_why"),
     _both_or_neither("lease_owner", "lease_until"),
+    sqlite_autoincrement=True,
 )
 
 hook_deliveries = sa.Table(
@@ -479,6 +484,7 @@ hook_deliveries = sa.Table(
     sa.CheckConstraint("(status = 'pending') = (completed_at IS NULL)", name="pending_without_end"),
     _partial_index("ix_hook_deliveries_pending", "status = 'pending'", "hook_id", "available_at"),
     sa.Index("ix_hook_deliveries_completed_at", "completed_at"),
+    sqlite_autoincrement=True,
 )
 
 alert_rules = sa.Table(
@@ -502,6 +508,7 @@ alert_rules = sa.Table(
     _between("level", -1, 1),
     _truth("below"),
     _at_least("min_seconds"),
+    sqlite_autoincrement=True,
 )
 
 raised_alerts = sa.Table(

@@ -17,8 +17,9 @@ from db.store import Store
 from scheduler.cli import EXIT_FAILED, EXIT_INTERRUPTED, stderr
 from scheduler.progress import bars
 from scheduler.render import complain
-from scheduler.sources import ANY, find
-from scheduler.summary import DONE, ELSEWHERE, FAILED, SKIPPED, Line, summarise
+from scheduler.sources import ANY, Spool, find
+from scheduler.submit import batches
+from scheduler.summary import DONE, ELSEWHERE, FAILED, SKIPPED, Line, Summary
 from scheduler.wanted import Wanted
 
 
@@ -48,30 +49,36 @@ def run(paths: Sequence[str], options: AnnotateOptions) -> int:
         MoodreelError: a wrong option, or something without which no video can be annotated.
     """
     recipe = recipe_of(options)
-    found = list(find(paths, options.wanted))
-    lines = [Line("", FAILED, error=item) for item in found if isinstance(item, MoodreelError)]
-    for line in lines:
-        _complain(stderr(), line)
+    summary = Summary(as_json=options.as_json)
     with _second_interrupt_exits(), Store(options.db_url) as store:
         try:
-            sources = [item for item in found if isinstance(item, Source)]
-            lines += _lines(store, recipe, sources, options)
+            for line in _lines(store, recipe, paths, options):
+                summary.add(line)
         except KeyboardInterrupt:
             stderr().print("Interrupted. What is done is kept; the same command carries on from here.")
             return EXIT_INTERRUPTED
-        summarise(store, lines, as_json=options.as_json)
-    return EXIT_FAILED if any(line.status in (FAILED, ELSEWHERE) for line in lines) else 0
+        summary.show(store)
+    return 0 if summary.is_well else EXIT_FAILED
 
 
-def _lines(store: Store, recipe: Any, sources: Sequence[Source], options: AnnotateOptions) -> Iterator[Line]:
-    """Every video's line: the skipped ones, those whose windows are there, then the others as they are done."""
-    done = store.finished(recipe.identity.digest, {source.uri: source.version for source in sources})
-    yield from (Line(source.uri, SKIPPED) for source in sources if source.uri in done)
-    fused = _fuse_anew(store, recipe, [source for source in sources if source.uri not in done])
-    for line in fused.values():
-        _complain(stderr(), line)
-        yield line
-    yield from _annotate(store, recipe, [s for s in sources if s.uri not in done and s.uri not in fused], options)
+def _lines(store: Store, recipe: Any, paths: Sequence[str], options: AnnotateOptions) -> Iterator[Line]:
+    """Every video's line: the skipped ones and those whose windows are there, then the others as they are done."""
+    with Spool() as todo:
+        for found in batches(find(paths, options.wanted)):
+            for item in found:
+                if isinstance(item, MoodreelError):
+                    line = Line("", FAILED, error=item)
+                    _complain(stderr(), line)
+                    yield line
+            sources = [item for item in found if isinstance(item, Source)]
+            done = store.finished(recipe.identity.digest, {source.uri: source.version for source in sources})
+            yield from (Line(source.uri, SKIPPED) for source in sources if source.uri in done)
+            fused = _fuse_anew(store, recipe, [source for source in sources if source.uri not in done])
+            for line in fused.values():
+                _complain(stderr(), line)
+                yield line
+            todo.add([source for source in sources if source.uri not in done and source.uri not in fused])
+        yield from _annotate(store, recipe, todo, options)
 
 
 @contextmanager
@@ -151,7 +158,7 @@ def _fuse_anew(store: Store, recipe: Any, sources: Sequence[Source]) -> dict[str
     return lines
 
 
-def _annotate(store: Store, recipe: Any, todo: Sequence[Source], options: AnnotateOptions) -> Iterator[Line]:
+def _annotate(store: Store, recipe: Any, todo: Spool, options: AnnotateOptions) -> Iterator[Line]:
     if not todo:
         return
     from worker.pipeline import Pipeline

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from db.errors import FAILURES, MoodreelError, NotInstalled
+from db.errors import FAILURES, BadOption, MoodreelError, NotInstalled
 from db.identity import printable
 from scheduler import cli_fleet, cli_keep
 from scheduler.cli_hooks import alerts, hooks
@@ -255,6 +255,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if error.name is None or error.name.partition(".")[0] not in WORKER_PACKAGES:
             raise
         _give_up(NotInstalled(f"{error.name} is not installed, and this command needs it"))
+    except UnicodeEncodeError:
+        # Paths may be any bytes. Of whatever else is given, no database and no store takes what is no text.
+        given = sys.argv[1:] if arguments is None else arguments
+        stray = next((text for text in given if any("\ud800" <= c <= "\udfff" for c in text)), None)
+        if stray is None:
+            raise
+        _give_up(BadOption(f"{stray} is not UTF-8"))
     except MoodreelError as error:
         _give_up(error)
 

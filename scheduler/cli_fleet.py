@@ -149,7 +149,7 @@ def watch(
 @broker_option
 @click.option(
     "--slots",
-    type=click.IntRange(1),
+    type=click.IntRange(1, 1000),
     metavar="N",
     help="Jobs at once in each process, each with a decoder of its own; default: 4 on a GPU, 2 on the CPU.",
 )
@@ -324,7 +324,7 @@ def list_pipelines(db_url: str, as_json: bool) -> None:
 
 @click.command(short_help="Limit how many jobs read from one place at once.")
 @click.argument("prefix", required=False)
-@click.argument("max_running", required=False, type=click.IntRange(0), metavar="[N]")
+@click.argument("max_running", required=False, type=click.IntRange(0, 2**31 - 1), metavar="[N]")
 @click.option("--remove", is_flag=True, help="Let as many jobs read there as there are.")
 @db_option
 @json_option

@@ -5,7 +5,7 @@ import sys
 import click
 
 from db.tables import DELIVERY_STATUSES, HOOK_EVENTS, MEASURES
-from scheduler.options import db_option, json_option
+from scheduler.options import NUMBER, ROWS, db_option, json_option
 
 EXIT_FAILED = 1
 
@@ -76,7 +76,7 @@ def list_hooks(db_url: str, as_json: bool) -> None:
 
 
 @hooks.command("remove", short_help="Post nothing more to a hook.")
-@click.argument("number", type=int)
+@click.argument("number", type=NUMBER)
 @db_option
 def remove_hook(number: int, db_url: str) -> None:
     """Forget a hook, and what waits for it."""
@@ -86,7 +86,7 @@ def remove_hook(number: int, db_url: str) -> None:
 
 
 @hooks.command("test", short_help="Post an event now, to try a hook.")
-@click.argument("number", type=int)
+@click.argument("number", type=NUMBER)
 @db_option
 def test_hook(number: int, db_url: str) -> None:
     """Post an event of the type hook.test from this machine, and show the answer; exit with 1 if it is no success."""
@@ -96,10 +96,10 @@ def test_hook(number: int, db_url: str) -> None:
 
 
 @hooks.command("deliveries", short_help="Show what was posted and what waits.")
-@click.argument("number", type=int, required=False)
+@click.argument("number", type=NUMBER, required=False)
 @db_option
 @click.option("--status", type=click.Choice(DELIVERY_STATUSES), help="Only these; dead were given up after a day.")
-@click.option("--limit", type=click.IntRange(1), default=20, show_default=True, metavar="N", help="At most so many.")
+@click.option("--limit", type=ROWS, default=20, show_default=True, metavar="N", help="At most so many.")
 @json_option
 def list_deliveries(number: int | None, db_url: str, status: str | None, limit: int, as_json: bool) -> None:
     """Show events and what became of them, the newest first; of one hook, or of all."""
@@ -109,7 +109,7 @@ def list_deliveries(number: int | None, db_url: str, status: str | None, limit: 
 
 
 @hooks.command("retry", short_help="Post what was given up after all.")
-@click.argument("number", type=int)
+@click.argument("number", type=NUMBER)
 @db_option
 def retry_hook(number: int, db_url: str) -> None:
     """Use a hook again that was disabled, and post what was given up of its events."""
@@ -187,7 +187,7 @@ def remove_alert(name: str, db_url: str) -> None:
 @alerts.command("show", short_help="Show what was raised.")
 @click.option("--rule", metavar="NAME", help="Only by this rule.")
 @click.option("--video", metavar="URI", help="Only in this video.")
-@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, metavar="N", help="At most so many.")
+@click.option("--limit", type=ROWS, default=50, show_default=True, metavar="N", help="At most so many.")
 @db_option
 @json_option
 def show_alerts(rule: str | None, video: str | None, limit: int, db_url: str, as_json: bool) -> None:

@@ -2,7 +2,7 @@
 
 import click
 
-from scheduler.options import db_option, json_option, pipeline_option
+from scheduler.options import ROWS, db_option, json_option, pipeline_option
 
 
 @click.command(short_help="Annotate an archive with another pipeline.")
@@ -16,7 +16,7 @@ from scheduler.options import db_option, json_option, pipeline_option
     show_default=True,
     help="So low that all that is asked for in the next week goes before it.",
 )
-@click.option("--limit", type=click.IntRange(1), metavar="N", help="No more than so many videos now.")
+@click.option("--limit", type=ROWS, metavar="N", help="No more than so many videos now.")
 @click.option("--dry-run", is_flag=True, help="Only say how many videos and hours that would be.")
 @json_option
 def backfill(
@@ -43,6 +43,8 @@ def backfill(
     The columns of archive: video (its URI), version, size_bytes, first_seen_at, recorded_at, recorded_at_source,
     container, duration_seconds, width, height, video_codec, audio_codec, has_audio, has_video, gone_at, and of the
     current result annotated_at and pipeline (its digest). Videos that are gone are left out anyway.
+
+    CONDITION is kept in the audit for good, with hashes for whole names of videos, but not for parts of names.
     """
     from scheduler.backfill import run
 
@@ -149,7 +151,7 @@ def apply_rules(db_url: str, dry_run: bool, as_json: bool) -> None:
 @db_option
 @click.option("--uri", metavar="URI", help="Only what was asked of this very video.")
 @click.option("--action", metavar="NAME", help="Only of this kind, like forget, cancel or 'retention applied'.")
-@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, metavar="N", help="The latest so many.")
+@click.option("--limit", type=ROWS, default=50, show_default=True, metavar="N", help="The latest so many.")
 @json_option
 def audit(db_url: str, uri: str | None, action: str | None, limit: int, as_json: bool) -> None:
     """Show who asked for what, and how many rows that changed.

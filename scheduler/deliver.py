@@ -13,6 +13,7 @@ from dataclasses import replace
 from threading import Event, Thread
 
 from db.errors import BadOption, DatabaseError, DatabaseNewer, HookRefused
+from db.events import GIVE_UP_SECONDS
 from db.rows import Delivery, HeldHook
 from db.store import Store
 from scheduler.metrics import Metrics
@@ -21,7 +22,6 @@ from scheduler.webhook import TOTAL_SECONDS, Answer, post
 TICK_SECONDS = 1.0
 LEASE_SECONDS = 3 * TOTAL_SECONDS
 SENDERS = 4  # hooks that are posted to at once
-GIVE_UP_SECONDS = 86_400.0
 # After the first failure, and how much longer each time, up to a quarter of an hour for a hook, three for an event.
 FIRST_SECONDS, FACTOR, REST_SECONDS, DELAY_SECONDS = 5.0, 3.0, 900.0, 10_800.0
 KEEP_DELIVERED_SECONDS, KEEP_DEAD_SECONDS = 7 * 86_400.0, 30 * 86_400.0

@@ -34,6 +34,8 @@ def forget(db_url: str, given: Sequence[str], *, yes: bool) -> None:
         f"Erased for good: {erased.videos} videos, {erased.annotations} annotations, {erased.windows} windows."
         " Nothing is taken in under these names any more."
     )
+    if erased.events:
+        _say(f"{erased.events} events of them still waited for their hooks, and are not posted any more.")
     _say("Backups, logs and the videos themselves are not touched: see docs/operations.md.")
 
 

@@ -16,6 +16,7 @@ from urllib.parse import unquote_plus
 
 from db.errors import DatabaseNewer, EquipmentError, MoodreelError
 from db.identity import ObjectName, printable
+from scheduler.metrics import Metrics
 from scheduler.objects import can_be_video
 
 WAIT_SECONDS = 5  # for messages, of which the queue keeps none back that long; a stop must not take longer
@@ -129,10 +130,11 @@ class Ingest:
     Args:
         queue: where messages come from.
         buckets: who stores the rows.
+        metrics: what counts them.
     """
 
-    def __init__(self, queue: EventQueue, buckets: Buckets) -> None:
-        self._queue, self._buckets = queue, buckets
+    def __init__(self, queue: EventQueue, buckets: Buckets, metrics: Metrics | None = None) -> None:
+        self._queue, self._buckets, self._metrics = queue, buckets, metrics or Metrics()
         self._told: OrderedDict[str, None] = OrderedDict()
 
     def run(self, stop: Event) -> None:
@@ -160,12 +162,15 @@ class Ingest:
             EquipmentError: the queue or the store is out of reach; the messages come again.
             MoodreelError: the queue or the database refuses; the same.
         """
-        named = {
-            message: names for message in self._queue.receive() if (names := self._understood(message)) is not None
-        }
-        refused = self._buckets.settle(set().union(*named.values()))
-        done = [message for message, names in named.items() if not names & refused.keys()]
-        self._queue.delete(done)
+        messages, done = self._queue.receive(), list[Message]()
+        try:
+            named = {message: names for message in messages if (names := self._understood(message)) is not None}
+            refused = self._buckets.settle(set().union(*named.values()))
+            done = [message for message, names in named.items() if not names & refused.keys()]
+            self._queue.delete(done)
+        finally:
+            self._metrics.took("done", len(done))
+            self._metrics.took("left", len(messages) - len(done))
         for error in refused.values():
             if isinstance(error, EquipmentError):
                 raise error

@@ -33,6 +33,11 @@ class Metrics:
         self._posts = Counter("moodreel_hook_posts_total", "Posts to hooks, by outcome.", ["outcome"], registry=mine)
         for outcome in ("delivered", "failed", "dead"):
             self._posts.labels(outcome)  # so that the first of them is an increase too
+        self._events = Counter(
+            "moodreel_bucket_messages_total", "Messages of buckets taken, by outcome.", ["outcome"], registry=mine
+        )
+        for outcome in ("done", "left"):
+            self._events.labels(outcome)
         self._hook_events = Gauge("moodreel_hook_events", "Events that wait for their hooks.", registry=mine)
         self._hook_seconds = Gauge("moodreel_hook_wait_seconds", "How long the oldest of them waits.", registry=mine)
 
@@ -49,6 +54,10 @@ class Metrics:
     def posted(self, outcome: str, count: int = 1) -> None:
         """Events were posted to hooks: `delivered`, `failed`, or `dead`, which is given up."""
         self._posts.labels(outcome).inc(count)
+
+    def took(self, outcome: str, count: int) -> None:
+        """Messages of buckets were taken from their queue: `done`, or `left` to it, which gives them again."""
+        self._events.labels(outcome).inc(count)
 
     def refresh(self, store: Store) -> None:
         """Count anew.

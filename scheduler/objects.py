@@ -64,10 +64,16 @@ def look_at(name: ObjectName) -> Found | None:
         return None
     except AccessDenied:
         # Whoever may list only what lies below a prefix is denied what is not there, too; a listing can tell.
-        if any(found.name == name for found in listed(name)):
+        if _is_listed(name):
             raise
         return None
     return _found(name, said, said["ContentLength"], 'ongoing-request="false"' in said.get("Restore", ""))
+
+
+def _is_listed(name: ObjectName) -> bool:
+    """Whether a listing has an object. Of all whose names begin like its own it comes first, so one entry is enough."""
+    first = (entry["Key"] for page in _pages(name, MaxKeys=1) for entry in page.get("Contents", ()))
+    return next(first, None) == name.key
 
 
 def is_wanted(found: Found, place: ObjectName, wanted: Wanted) -> bool:
@@ -136,16 +142,16 @@ class Search:
         return found.name in self._named or any(is_wanted(found, place, self._wanted) for place in self._searched)
 
 
-def _pages(place: ObjectName) -> Iterator[Mapping[str, Any]]:
+def _pages(place: ObjectName, **limits: int) -> Iterator[Mapping[str, Any]]:
     from botocore.exceptions import BotoCoreError, ClientError
 
     from worker.objects import as_failure, client, payer
 
-    query = {"Bucket": place.bucket, "Prefix": place.key, "OptionalObjectAttributes": ["RestoreStatus"], **payer()}
+    query = {"Bucket": place.bucket, "Prefix": place.key, **payer(), **limits}
     more: Mapping[str, str] = {}
     while True:
         try:
-            page = client("s3").list_objects_v2(**query, **more)
+            page = client("s3").list_objects_v2(OptionalObjectAttributes=["RestoreStatus"], **query, **more)
         except (BotoCoreError, ClientError) as error:
             raise as_failure(error, place.uri) from error
         except UnicodeEncodeError as error:

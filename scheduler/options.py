@@ -9,6 +9,10 @@ import click
 
 from scheduler.wanted import Wanted, bytes_of, moment_of, suffix_of
 
+# Whole numbers as far as databases have them.
+ROWS = click.IntRange(1, 2**31 - 1)
+NUMBER = click.IntRange(1, 2**63 - 1)  # of a row
+
 db_option = click.option(
     "--db",
     "db_url",

@@ -144,6 +144,8 @@ def apply(db_url: str, *, dry_run: bool, as_json: bool) -> None:
         print_json(asdict(total))
     else:
         said = f"Erased: {total.annotations} annotations, {total.windows} windows; {total.videos} videos forgotten."
+        if total.events:
+            said += f" {total.events} events still waited for their hooks, and are not posted any more."
         Console().print(Text(said), soft_wrap=True)
 
 

@@ -2,9 +2,13 @@
 
 import glob
 import os
+import pickle
 import stat
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 from db.errors import MoodreelError, NotReadable, NoVideos, PathMissing
 from db.identity import ObjectName, Source, printable
@@ -12,6 +16,41 @@ from scheduler.objects import Search
 from scheduler.wanted import Wanted
 
 ANY = Wanted()
+SPOOLED_BYTES = 8_000_000  # that are kept in memory; some 50,000 sources
+
+
+class Spool:
+    """Sources that wait, in their order, on disk where there are many: a million would take 400 MB of memory.
+
+    A context manager; leaving it forgets them.
+    """
+
+    def __init__(self) -> None:
+        self._file = tempfile.SpooledTemporaryFile(SPOOLED_BYTES)  # noqa: SIM115 - closed on leaving
+        self._count = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def __len__(self) -> int:
+        return self._count
+
+    def add(self, sources: Sequence[Source]) -> None:
+        """Put some behind the others."""
+        pickle.dump(sources, self._file)
+        self._count += len(sources)
+
+    def __iter__(self) -> Iterator[Source]:
+        """All of them; none may be added from then on."""
+        end = self._file.tell()
+        self._file.seek(0)
+        while self._file.tell() < end:
+            yield from pickle.load(self._file)
 
 
 def find(paths: Sequence[str], wanted: Wanted = ANY) -> Iterator[Source | MoodreelError]:

@@ -31,20 +31,49 @@ class Line:
     warning: tuple[str, str] | None = None
 
 
-def summarise(store: Store, lines: Sequence[Line], *, as_json: bool) -> None:
-    """Print what came out."""
-    counts = {status: sum(line.status == status for line in lines) for status in LOOK_OF_STATUS}
-    if as_json:
-        print_json({"videos": [_entry(store, line) for line in lines], **counts})
-        return
-    console = Console()
-    _strips(console, store, [line for line in lines if line.status == DONE][:MAX_STRIPS])
-    named = [line for line in lines if line.name]
-    console.print(_table(store, named[:MAX_ROWS]))
-    if len(named) > MAX_ROWS:
-        console.print(f"... and {len(named) - MAX_ROWS} more", style="dim")
-    said = Text(", ").join(Text(f"{n} {status}", LOOK_OF_STATUS[status]) for status, n in counts.items() if n)
-    console.print(said, Text(f"in {store.name}"), soft_wrap=True)
+class Summary:
+    """What came out, of which no more is kept than is shown; that may be a million videos.
+
+    Args:
+        as_json: whether it is to be one document, of all videos.
+    """
+
+    def __init__(self, *, as_json: bool) -> None:
+        self._as_json = as_json
+        self._counts = dict.fromkeys(LOOK_OF_STATUS, 0)
+        self._named = 0
+        self._all: list[Line] = []
+        self._rows: list[Line] = []
+        self._done: list[Line] = []
+
+    def add(self, line: Line) -> None:
+        """One more."""
+        self._counts[line.status] += 1
+        self._named += bool(line.name)
+        if self._as_json:
+            self._all.append(line)
+        elif line.name and len(self._rows) < MAX_ROWS:
+            self._rows.append(line)
+        if line.status == DONE and len(self._done) < MAX_STRIPS:
+            self._done.append(line)
+
+    @property
+    def is_well(self) -> bool:
+        """Whether all videos are done."""
+        return not self._counts[FAILED] and not self._counts[ELSEWHERE]
+
+    def show(self, store: Store) -> None:
+        """Print it."""
+        if self._as_json:
+            print_json({"videos": [_entry(store, line) for line in self._all], **self._counts})
+            return
+        console = Console()
+        _strips(console, store, self._done)
+        console.print(_table(store, self._rows))
+        if self._named > MAX_ROWS:
+            console.print(f"... and {self._named - MAX_ROWS} more", style="dim")
+        said = Text(", ").join(Text(f"{n} {status}", LOOK_OF_STATUS[status]) for status, n in self._counts.items() if n)
+        console.print(said, Text(f"in {store.name}"), soft_wrap=True)
 
 
 def _strips(console: Console, store: Store, lines: Sequence[Line]) -> None:

@@ -90,7 +90,7 @@ def run(options: WatchOptions) -> int:
             every_seconds = options.reconcile_every_seconds if options.events else options.every_seconds
             jobs.append(lambda: buckets.run(stop, every_seconds))
         if options.events:
-            ingest = Ingest(EventQueue(options.events), buckets)
+            ingest = Ingest(EventQueue(options.events), buckets, metrics)
             jobs.append(lambda: ingest.run(stop))
         if options.metrics_port is not None:
             metrics.serve(options.metrics_port, options.metrics_host)

@@ -11,6 +11,7 @@ import hashlib
 import hmac
 import http.client
 import ipaddress
+import queue
 import socket
 import ssl
 import threading
@@ -18,6 +19,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
+from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 from db.errors import BadOption, HookRefused
@@ -25,7 +27,7 @@ from db.identity import printable
 from db.rows import NewHook
 
 SECRET_BYTES = range(24, 65)  # 192 to 512 bits, as the specification has it
-CONNECT_SECONDS, TOTAL_SECONDS = 10.0, 20.0
+LOOKUP_SECONDS, CONNECT_SECONDS, TOTAL_SECONDS = 5.0, 10.0, 20.0
 _PREFIX = "whsec_"
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -116,13 +118,9 @@ def addresses(host: str, port: int, *, public_too: bool, link_local: bool) -> li
 
     Raises:
         HookRefused: one of its addresses is where nothing may be posted.
-        OSError: it has none.
+        OSError: it has none, or none was told in `LOOKUP_SECONDS`.
     """
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except UnicodeError as error:  # a name that no name can be: a part of it is too long, or empty
-        raise OSError(f"{printable(host)} is no host's name") from error
-    texts = list(dict.fromkeys(str(entry[4][0]) for entry in found))
+    texts = _looked_up(host, port)
     for text in texts:
         address = _plain(ipaddress.ip_address(text.partition("%")[0]))
         is_local = address.is_link_local or address in _METADATA
@@ -131,6 +129,29 @@ def addresses(host: str, port: int, *, public_too: bool, link_local: bool) -> li
         if not public_too and not (address.is_private or is_local):
             raise HookRefused(f"{printable(host)}, whose address is {address}, is posted to by https only", hint=_HINT)
     return texts
+
+
+def _looked_up(host: str, port: int) -> list[str]:
+    """A host's addresses, as the system's resolver tells them, which itself has no limit that a caller could set."""
+    told: queue.SimpleQueue[list[Any] | Exception] = queue.SimpleQueue()
+
+    def look() -> None:
+        try:
+            told.put(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+        except (OSError, UnicodeError) as error:
+            told.put(error)
+
+    # A daemon: nobody waits for a resolver that has been left behind, which ends by its own limit, in a minute or so.
+    threading.Thread(target=look, name="resolver", daemon=True).start()
+    try:
+        found = told.get(timeout=LOOKUP_SECONDS)
+    except queue.Empty:
+        raise TimeoutError(f"the address of {printable(host)} was not found in {LOOKUP_SECONDS:g} s") from None
+    if isinstance(found, UnicodeError):  # a name that no name can be: a part of it is too long, or empty
+        raise OSError(f"{printable(host)} is no host's name") from found
+    if isinstance(found, Exception):
+        raise found
+    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
 _HINT = "Use https; for link-local addresses, --allow-link-local."

@@ -4,10 +4,11 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+from itertools import islice
 from types import TracebackType
 from typing import Self
 
@@ -99,8 +100,8 @@ class Pipeline:
         self._models.__exit__(kind, error, trace)
         self._readers.__exit__(kind, error, trace)
 
-    def annotate(self, sources: Sequence[Source], report: Report = lambda *_: None) -> Generator[Outcome, None, None]:
-        """Annotate videos, several at a time; outcomes come as they are ready.
+    def annotate(self, sources: Iterable[Source], report: Report = lambda *_: None) -> Generator[Outcome, None, None]:
+        """Annotate videos, several at a time; outcomes come as they are ready. No more sources are taken than are next.
 
         Leaving the iterator early, as Ctrl-C does, gives the spans under way back to the database, and is the end of
         this pipeline's work.
@@ -109,11 +110,21 @@ class Pipeline:
             EquipmentError, DatabaseError: nothing can be annotated here at all. (A store that does not answer costs
                 only the videos in it.)
         """
-        with ThreadPoolExecutor(min(self._children, max(1, len(sources))), "annotate") as pool:
-            waiting = [pool.submit(self._annotate, source, report) for source in sources]
+        left = iter(sources)
+        waiting: list[Future[Outcome]] = []
+        with ThreadPoolExecutor(self._children, "annotate") as pool:
             try:
-                for future in as_completed(waiting):
-                    yield future.result()
+                while True:
+                    some = islice(
+                        left, 2 * self._children - len(waiting)
+                    )  # so that nobody waits for who takes outcomes
+                    waiting += [pool.submit(self._annotate, source, report) for source in some]
+                    if not waiting:
+                        return
+                    ended, _ = wait(waiting, return_when=FIRST_COMPLETED)
+                    for future in [one for one in waiting if one in ended]:
+                        waiting.remove(future)
+                        yield future.result()
             except BaseException:
                 self._stop.set()
                 self._models.stop()  # or a slow model would first work off all that is queued

@@ -16,12 +16,13 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from db.errors import BadOption
+from db.errors import AccessDenied, BadOption
 from db.identity import ObjectName, Source
 from db.store import Store
 from scheduler import buckets as watching
 from scheduler.buckets import BucketWatcher
 from scheduler.ingest import EventQueue, Ingest
+from scheduler.objects import look_at
 from scheduler.sources import find
 from scheduler.wanted import Wanted, moment_of
 from tests.fleet import rows
@@ -535,6 +536,26 @@ def test_who_may_not_see_what_is_missing_learns_it_from_a_listing(object_store, 
         (refused,) = watcher(quick_store).settle({there, gone}).items()
     assert (refused[0], refused[1].code) == (there, "access_denied")
     assert known(quick_store) == {"in/0000000.mp4": ("1", False), "in/gone.mp4": ("1", True)}
+
+
+def test_what_is_missing_is_told_by_one_entry_of_a_listing(bucket, monkeypatch):
+    """Not by all of a million objects whose names begin like that of the missing one."""
+    for n in range(5):
+        bucket.put(f"in/a.mp4.{n}.mp4", b"x")
+
+    def denied(name):
+        raise AccessDenied(f"{name.uri}: denied")
+
+    asked = []
+    s3 = objects.client("s3")
+    s3.meta.events.register("provide-client-params.s3.ListObjectsV2", lambda params, **_: asked.append(params))
+    monkeypatch.setattr(objects, "head", denied)
+    assert look_at(ObjectName(BUCKET, "in/a.mp4")) is None
+    assert [params["MaxKeys"] for params in asked] == [1]
+    bucket.put("in/a.mp4", b"x")
+    with pytest.raises(AccessDenied):
+        look_at(ObjectName(BUCKET, "in/a.mp4"))
+    assert len(asked) == 2
 
 
 def test_a_queue_that_is_not_there(bucket, quick_store):

@@ -298,22 +298,42 @@ def test_nothing_comes_back_while_many_are_at_work(store):
 
 
 def test_whoever_is_at_a_forgotten_video_writes_nothing_into_the_next_one(store):
-    """SQLite gives the number of the last row again when that row is gone."""
-
     def begun(uri: str, owner: str):
         annotation_id = requested(store, uri)
         store.plan(annotation_id, planned(0))
         return store.claim(annotation_id, owner, 60.0)
 
     forgotten = begun("gone.mp4", "one")
+    video_id = store.video("gone.mp4").id
     forget(store, "gone.mp4")
-    begun("next.mp4", "two")
+    others = begun("next.mp4", "one").annotation_id  # of the same worker, even
+    before = store.annotation(others), store.spans(others)
+    with pytest.raises(Forgotten):
+        store.request(video_id, "1", 1)
+    with pytest.raises(Forgotten):
+        store.begin_attempt(forgotten.annotation_id)
+    with pytest.raises(Forgotten):
+        store.finish(forgotten.annotation_id, [], [], duration_seconds=2.0, provenance={})
+    assert not store.fail(forgotten.annotation_id, "not_media", "gone.mp4 is text.")
+    assert (store.annotation(others), store.spans(others)) == before
     with pytest.raises(LeaseLost):
         store.checkpoint(forgotten, [window_row(0)])
     with pytest.raises(LeaseLost):
         store.complete_span(forgotten, 2.0)
     assert store.renew_all([forgotten], 60.0) == [forgotten]
     assert counts(store)["windows"] == 0
+
+
+def test_what_became_of_a_forgotten_event_is_not_written_down_for_the_next_one(store):
+    store.add_hook(NewHook(url="https://example.org/", secret=SECRET, events=HOOK_EVENTS))
+    annotated(store, "gone.mp4")
+    (hook,) = store.take_hooks("one", 60.0, 1)
+    delivery = store.next_delivery(hook, 60.0)
+    forget(store, "gone.mp4")
+    annotated(store, "next.mp4")
+    store.delivered(hook, delivery, 200)
+    (waiting,) = store.deliveries()
+    assert (waiting.status, waiting.answer) == ("pending", None)
 
 
 def test_forgetting_waits_for_whoever_finishes(store):

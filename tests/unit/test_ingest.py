@@ -9,6 +9,7 @@ import pytest
 from db.errors import AccessDenied, DatabaseLocked, SourceUnreachable
 from db.identity import ObjectName
 from scheduler.ingest import Ingest, Message, names_in
+from scheduler.metrics import Metrics
 
 ODD_KEYS = [
     "a b.mp4",
@@ -126,6 +127,18 @@ class Buckets:
         if "database" in self.refused:
             raise self.refused["database"]
         return {name: self.refused[name.key] for name in names if name.key in self.refused}
+
+
+def test_messages_are_counted():
+    metrics = Metrics()
+    Ingest(Queue("hello", direct("a"), direct("b")), Buckets(b=AccessDenied("may not")), metrics).take()
+    with pytest.raises(DatabaseLocked):
+        Ingest(Queue(direct("a"), TEST_EVENT), Buckets(database=DatabaseLocked("no")), metrics).take()
+    taken = [
+        metrics.registry.get_sample_value("moodreel_bucket_messages_total", {"outcome": outcome})
+        for outcome in ("done", "left")
+    ]
+    assert taken == [1, 4]
 
 
 def test_messages_are_deleted_when_their_rows_are_stored():

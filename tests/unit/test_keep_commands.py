@@ -161,3 +161,43 @@ def test_an_annotation_that_is_kept_out_says_so_in_submit(archive, command, tmp_
     status, said = command("submit", str(tmp_path))
     assert (status, "1 left out, since they were forgotten" in said) == (0, True)
     assert rows(archive, "SELECT COUNT(*) FROM videos") == [(3,)]
+
+
+TOO_LARGE = "99999999999999999999"  # for 64 bits
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("audit", "--limit", TOO_LARGE),
+        ("backfill", "--limit", TOO_LARGE),
+        ("limit", "/a", TOO_LARGE),
+        ("hooks", "remove", TOO_LARGE),
+        ("hooks", "test", TOO_LARGE),
+        ("hooks", "retry", TOO_LARGE),
+        ("hooks", "deliveries", TOO_LARGE),
+        ("hooks", "deliveries", "--limit", TOO_LARGE),
+        ("alerts", "show", "--limit", TOO_LARGE),
+        ("work", "--slots", TOO_LARGE),
+    ],
+)
+def test_a_number_that_no_database_has_is_refused(command, arguments):
+    status, said = command(*arguments)
+    assert (status, f"{TOO_LARGE} is not in the range" in said) == (2, True)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("timeline", "s3://b/{}"),
+        ("fuse", "s3://b/{}"),
+        ("audit", "--uri", "s3://b/{}"),
+        ("audit", "--action", "{}"),
+        ("alerts", "show", "--rule", "{}"),
+        ("alerts", "remove", "{}"),
+        ("backfill", "--pipeline", "v2", "--where", "video = '{}'"),
+    ],
+)
+def test_what_is_not_utf_8_and_no_path_is_refused_in_one_sentence(command, arguments):
+    status, said = command(*(text.format("\udcff.mp4") for text in arguments))
+    assert (status, "\\udcff.mp4" in said, "is not UTF-8" in said) == (2, True, True)

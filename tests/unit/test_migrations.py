@@ -113,10 +113,15 @@ def _alembic(connection, move, revision):
 
 def _first_revision(url):
     """A database as the first moodreel wrote it, with rows of every kind, and what they were."""
+    return _older(url, "0001", OLD_ROWS)
+
+
+def _older(url, revision, statements):
+    """A database as an older moodreel wrote it, and the rows of the first revision's tables."""
     engine = open_engine(url)
     with engine.begin() as connection:
-        _alembic(connection, command.upgrade, "0001")
-        for statement in OLD_ROWS:
+        _alembic(connection, command.upgrade, revision)
+        for statement in statements:
             connection.execute(sa.text(statement))
         for table in ("videos", "pipelines", "annotations") if connection.dialect.name == "postgresql" else ():
             connection.exec_driver_sql(
@@ -176,6 +181,110 @@ def test_going_back_to_the_first_revision_and_on_again(database_url):
     with Store(database_url) as store, store.reading() as connection:
         assert _rows(connection, like=kept) == kept
         assert _checks(store.engine)
+
+
+# What the fifth revision has besides, and what users may have made of their own on SQLite.
+LATER_ROWS = (
+    f"""INSERT INTO annotations (id, video_id, version, pipeline_id, source_annotation_id, status, attempts, created_at)
+    VALUES (7, 1, '2', 1, 1, 'pending', 0, {NOW})""",
+    f"""INSERT INTO hooks (id, url, secret, on_done, on_failed, on_alert, insecure_http, link_local, created_at)
+    VALUES (3, 'https://a/', 's', TRUE, TRUE, TRUE, FALSE, FALSE, {NOW})""",
+    """INSERT INTO hook_deliveries (id, hook_id, event_key, event_id, event, annotation_id, body, status, created_at)
+    VALUES (9, 3, 'done/1', 'e', 'done', 1, '{}', 'pending', 1)""",
+    f"""INSERT INTO alert_rules (id, name, measure, level, below, min_seconds, created_at)
+    VALUES (5, 'distress', 'fearful', 0.6, FALSE, 1, {NOW})""",
+    f"""INSERT INTO raised_alerts (annotation_id, rule_id, start_seconds, end_seconds, peak, raised_at)
+    VALUES (1, 5, 0, 2, 0.9, {NOW})""",
+)
+OWN = (
+    "CREATE VIEW own_view AS SELECT uri FROM videos",
+    "CREATE INDEX own_index ON annotations (created_at)",
+    "CREATE TRIGGER own_trigger AFTER INSERT ON alert_rules BEGIN SELECT 1; END",
+)
+NEVER_TWICE = ("videos", "annotations", "hooks", "hook_deliveries", "alert_rules")
+
+
+def _all_rows(connection):
+    return {name: connection.execute(sa.select(table)).all() for name, table in metadata.tables.items()}
+
+
+def _is_numbered_once(engine, table):
+    with engine.connect() as connection:
+        query = "SELECT sql FROM sqlite_master WHERE type = 'table' AND name = ?"
+        return "AUTOINCREMENT" in connection.exec_driver_sql(query, (table,)).scalar_one()
+
+
+@pytest.fixture
+def fifth_revision(tmp_path):
+    """An SQLite database of the fifth revision: its URL, its rows, and its indexes and triggers."""
+    url = str(tmp_path / "m.db")
+    _older(url, "0005", (*OLD_ROWS, *LATER_ROWS, *OWN))
+    engine = open_engine(url)
+    with engine.connect() as connection:
+        rows = _all_rows(connection)
+    kept = _beside_tables(engine)
+    engine.dispose()
+    return url, rows, kept
+
+
+def _beside_tables(engine):
+    query = "SELECT type, name, tbl_name, sql FROM sqlite_master WHERE type IN ('index', 'trigger') ORDER BY name"
+    with engine.connect() as connection:
+        return connection.exec_driver_sql(query).all()
+
+
+def test_rebuilding_tables_on_sqlite_loses_nothing(fifth_revision):
+    url, rows, kept = fifth_revision
+    with Store(url) as store:
+        assert _beside_tables(store.engine) == kept
+        with store.reading() as connection:
+            assert _all_rows(connection) == rows
+            assert connection.exec_driver_sql("PRAGMA foreign_key_check").all() == []
+            assert connection.exec_driver_sql("SELECT COUNT(*) FROM own_view").scalar() == 4
+            assert connection.exec_driver_sql("SELECT COUNT(*) FROM timeline").scalar() == 1
+        assert {name for name in metadata.tables if _is_numbered_once(store.engine, name)} == set(NEVER_TWICE)
+        with store.writing() as connection:  # what referred to them does so still
+            connection.execute(sa.text("DELETE FROM videos"))
+            connection.execute(sa.text("DELETE FROM hooks"))
+            left = {name for name, rows in _all_rows(connection).items() if rows}
+        assert left == {"pipelines", "alert_rules"}
+
+
+def test_foreign_keys_hold_while_a_database_is_used_that_was_just_migrated(fifth_revision):
+    with Store(fifth_revision[0]) as store:
+        for _ in range(3):
+            with store.reading() as connection:
+                assert connection.exec_driver_sql("PRAGMA foreign_keys").scalar() == 1
+
+
+def test_rebuilding_that_is_cut_short_leaves_what_was_there(fifth_revision, monkeypatch):
+    url, rows, kept = fifth_revision
+    monkeypatch.setattr(views, "_TIMELINE", "SELECT FROM")
+    with pytest.raises(errors.DatabaseError):
+        Database(url)
+    engine = open_engine(url)
+    with engine.connect() as connection:
+        assert _all_rows(connection) == rows
+    assert _beside_tables(engine) == kept
+    assert not _is_numbered_once(engine, "videos")
+    engine.dispose()
+
+
+@pytest.mark.parametrize("table", NEVER_TWICE)
+def test_no_id_is_given_twice(fifth_revision, table):
+    with Store(fifth_revision[0]) as store, store.writing() as connection:
+        (last,) = connection.execute(sa.text(f"SELECT MAX(id) FROM {table}")).one()
+        names = [column.name for column in metadata.tables[table].columns if column.name != "id"]
+        copied = ", ".join("'another'" if name in ("uri", "name", "event_key", "version") else name for name in names)
+        connection.execute(sa.text(f"CREATE TEMPORARY TABLE one AS SELECT * FROM {table} WHERE id = {last}"))
+        connection.execute(sa.text(f"DELETE FROM {table} WHERE id = {last}"))
+        connection.execute(sa.text(f"INSERT INTO {table} ({', '.join(names)}) SELECT {copied} FROM one"))
+        assert connection.execute(sa.text(f"SELECT MAX(id) FROM {table}")).scalar() == last + 1
+
+
+def test_tables_whose_ids_are_given_once_are_those_of_tables_py():
+    told = {name for name, table in metadata.tables.items() if table.dialect_options["sqlite"]["autoincrement"]}
+    assert told == set(NEVER_TWICE)
 
 
 def test_several_may_migrate_at_once(database_url):

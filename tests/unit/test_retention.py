@@ -8,12 +8,13 @@ import sqlalchemy as sa
 
 from db.errors import BadOption
 from db.forgotten import let_nobody_forget
-from db.rows import Erased, Load, MediaFacts, RetentionRule, Submitted
+from db.rows import Erased, Load, MediaFacts, NewHook, RetentionRule, Submitted
 from db.tables import retention_rules
 from scheduler.metrics import Metrics
 from scheduler.retention import Keeper, age_seconds, applied
-from tests.database import annotated, requested
+from tests.database import annotated, fused_row, requested, segment
 from tests.fleet import change, due, failed, pipeline, rows, source, submit, take_plan
+from tests.receiver import SECRET
 
 DAY = 86_400.0
 
@@ -97,6 +98,57 @@ def test_a_rule_that_is_changed_or_removed_holds_no_longer(store):
     assert store.remove_retention("") is False
     assert apply(store) == Erased()
     assert len(store.timeline("a.mp4")) == 1
+
+
+# --- events of it that still wait for their hooks
+
+
+def hooked(store, uri="a.mp4") -> int:
+    """A video that was annotated long ago, of which a hook is still to be told; its annotation."""
+    if not store.hooks():
+        store.add_hook(NewHook(url="https://example.org/", secret=SECRET, events=("done",)))
+    return aged(store, uri, 31)
+
+
+def test_results_are_kept_until_a_hook_was_told_of_them(store):
+    hooked(store)
+    store.set_retention(rule())
+    assert store.overdue(rule()).videos == 0
+    assert apply(store) == Erased()
+    (hook,) = store.take_hooks("one", 60.0, 1)
+    store.delivered(hook, store.next_delivery(hook, 60.0), 200)
+    assert apply(store) == Erased(annotations=1, windows=2)
+
+
+def test_results_are_kept_until_a_hook_was_told_of_what_was_fused_anew_from_them(store):
+    source = aged(store, "a.mp4", 31)
+    anew = requested(store, "a.mp4", digest="d2")
+    told = store.annotation(anew)
+    store.request(told.video_id, told.version, told.pipeline_id, source)
+    store.add_hook(NewHook(url="https://example.org/", secret=SECRET, events=("done",)))
+    made_of = {"duration_seconds": 3.0, "provenance": {}, "source_annotation_id": source}
+    store.finish(anew, [fused_row(0), fused_row(1)], [segment(0.0, 3.0)], **made_of)
+    store.set_retention(rule())
+    assert apply(store) == Erased()
+    change(store, "UPDATE hook_deliveries SET status = 'dead', completed_at = 1")
+    assert apply(store) == Erased(annotations=2, windows=2)
+
+
+def test_results_are_kept_for_an_event_for_a_day_at_most_and_it_is_said_to_be_dropped(store):
+    hooked(store)
+    change(store, "UPDATE hook_deliveries SET created_at = created_at - 90000")  # and no scheduler is there
+    store.set_retention(rule())
+    assert apply(store) == Erased(annotations=1, windows=2, events=1)
+    assert store.audit_entries()[-1].counts["events"] == 1
+    assert store.deliveries() == []
+
+
+def test_a_video_that_is_to_be_forgotten_waits_for_no_hook_and_its_events_are_said_to_be_dropped(store):
+    hooked(store, "a.mp4")
+    hooked(store, "b.mp4")
+    assert store.forget(["b.mp4"], [], "me") == Erased(videos=1, annotations=1, windows=2, events=1)
+    store.set_retention(rule(forgets=True))
+    assert apply(store) == Erased(videos=1, annotations=1, windows=2, events=1)
 
 
 # --- what becomes of it

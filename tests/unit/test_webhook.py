@@ -3,6 +3,7 @@
 import http.client
 import re
 import socket
+import threading
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -98,6 +99,18 @@ def test_one_bad_address_among_several_is_one_too_many(monkeypatch):
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
     with pytest.raises(HookRefused, match=r"example\.org, whose address is 169\.254\.1\.1"):
         addresses("example.org", 443, public_too=True, link_local=False)
+
+
+def test_a_resolver_that_does_not_answer_is_not_waited_for(monkeypatch):
+    """Or a hook's lease would run out while it is posted to."""
+    over = threading.Event()
+    monkeypatch.setattr(webhook, "LOOKUP_SECONDS", 0.2)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: over.wait(10) and [])
+    began = time.monotonic()
+    with pytest.raises(TimeoutError, match=r"the address of example\.org was not found in 0\.2 s"):
+        post(hook("https://example.org/"), "1", "{}")
+    assert time.monotonic() - began < 2.0
+    over.set()
 
 
 def test_many_addresses_that_do_not_answer_take_no_longer_than_one(monkeypatch):
