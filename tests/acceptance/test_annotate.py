@@ -356,10 +356,9 @@ def test_ctrl_c_leaves_a_database_that_the_next_run_carries_on_from(on, talk, tm
     assert "Traceback" not in stderr
     assert "carries on" in stderr
     db = tmp_path / "moodreel.db"
-    assert rows(db, "SELECT status, lease_owner FROM spans ORDER BY annotation_id") == [
-        ("done", None),
-        ("pending", None),
-    ]
+    short, *long = rows(db, "SELECT status, lease_owner FROM spans ORDER BY annotation_id")
+    assert short == ("done", None)
+    assert long == [("pending", None)] * 3
     assert rows(db, "SELECT DISTINCT video FROM timeline") == [(str(tmp_path / "short.mp4"),)]
     second = moodreel("annotate", "short.mp4", "long.mp4", "--json", cwd=tmp_path)
     assert second.returncode == 0, second.stderr
@@ -373,7 +372,7 @@ def test_ctrl_c_leaves_a_database_that_the_next_run_carries_on_from(on, talk, tm
 
 
 def test_after_kill_nine_the_next_run_takes_over_at_once(talk, tmp_path):
-    long_clip(talk, tmp_path / "long.mp4", 20)
+    long_clip(talk, tmp_path / "long.mp4", 16)  # one span
     running = subprocess.Popen([MOODREEL, "annotate", "long.mp4"], cwd=tmp_path, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
     db = tmp_path / "moodreel.db"
