@@ -99,8 +99,13 @@ class Sharing:
         return True
 
     def leave(self, video: Video, error: Exception | None) -> bool:
-        """The caller's work on a video is over, and perhaps went wrong; whether nobody else is at it."""
+        """The caller's work on a video is over, since nothing is left to claim or it went wrong.
+
+        Returns:
+            Whether nobody else is at it; then nobody will be.
+        """
         with self._changed:
+            video.spare = 0  # what was to spare, another process has
             video.error = video.error or error
             video.hands -= 1
             return video.hands == 0
