@@ -37,7 +37,7 @@ class AnnotateOptions:
     audio_model: str | None = None
     video_model: str | None = None
     label_map: str | None = None
-    span_seconds: float = 600.0
+    span_seconds: float = 150.0
     adapt: bool = True
     wanted: Wanted = ANY
 

@@ -265,7 +265,7 @@ def pipelines() -> None:
 @click.option(
     "--span",
     "span_seconds",
-    default=600.0,
+    default=150.0,
     show_default=True,
     metavar="SECONDS",
     help="Length of the pieces that a video is cut into, each one job.",

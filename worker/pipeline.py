@@ -1,14 +1,14 @@
 """One video's way from its URI to its rows, top to bottom: record, plan, claim, read, windows, checkpoint, finish."""
 
 import os
+import queue
 import socket
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
-from itertools import islice
 from types import TracebackType
 from typing import Self
 
@@ -31,10 +31,12 @@ from db.rows import SpanClaim
 from db.store import Store
 from worker.finish import Finishing, publish, register
 from worker.heartbeat import Heartbeat
+from worker.lending import Lender
 from worker.protocol import Event, Progress
-from worker.reader import ReaderPool
+from worker.reader import Reader, ReaderPool
 from worker.recipe import Recipe
 from worker.recognizers import Recognizers, as_moodreel_error
+from worker.sharing import Sharing, Video
 from worker.source import latest, opened
 from worker.span import SpanRun, facts, planned, read_request
 
@@ -72,7 +74,7 @@ class Pipeline:
         store: where the rows go.
         recipe: what is computed.
         device: auto, cpu or cuda.
-        children: how many files are decoded at once; by default one for each core, at most `MAX_CHILDREN`.
+        children: how many spans are read at once; by default one for each core, at most `MAX_CHILDREN`.
 
     Raises:
         WeightsMissing, DeviceUnavailable: the recipe cannot be computed here.
@@ -101,57 +103,67 @@ class Pipeline:
         self._readers.__exit__(kind, error, trace)
 
     def annotate(self, sources: Iterable[Source], report: Report = lambda *_: None) -> Generator[Outcome, None, None]:
-        """Annotate videos, several at a time; outcomes come as they are ready. No more sources are taken than are next.
+        """Annotate videos, and the spans of each, several at a time; outcomes come as they are ready.
 
-        Leaving the iterator early, as Ctrl-C does, gives the spans under way back to the database, and is the end of
-        this pipeline's work.
+        Sources are taken as their turn comes. Leaving the iterator early, as Ctrl-C does, gives the spans under way
+        back to the database, and is the end of this pipeline's work.
 
         Raises:
             EquipmentError, DatabaseError: nothing can be annotated here at all. (A store that does not answer costs
                 only the videos in it.)
         """
-        left = iter(sources)
-        waiting: list[Future[Outcome]] = []
+        sharing = Sharing(sources)
+        ended: queue.SimpleQueue[Outcome | BaseException | None] = queue.SimpleQueue()
         with ThreadPoolExecutor(self._children, "annotate") as pool:
             try:
-                while True:
-                    some = islice(
-                        left, 2 * self._children - len(waiting)
-                    )  # so that nobody waits for who takes outcomes
-                    waiting += [pool.submit(self._annotate, source, report) for source in some]
-                    if not waiting:
-                        return
-                    ended, _ = wait(waiting, return_when=FIRST_COMPLETED)
-                    for future in [one for one in waiting if one in ended]:
-                        waiting.remove(future)
-                        yield future.result()
+                for _ in range(self._children):
+                    pool.submit(self._work, sharing, report, ended.put)
+                yield from _outcomes(ended, self._children)
             except BaseException:
                 self._stop.set()
                 self._models.stop()  # or a slow model would first work off all that is queued
-                for future in waiting:
-                    future.cancel()
+                sharing.stop()
                 raise
 
-    def _annotate(self, source: Source, report: Report) -> Outcome:
-        """Annotate a video; one that is replaced meanwhile, as it then is. A file may still be being written."""
-        for _ in range(MAX_VERSIONS):
-            outcome = self._annotate_version(source, report)
-            if not isinstance(outcome.error, ChangedWhileReading) or ObjectName.of(source.uri) is None:
-                break
-        return outcome
+    def _work(self, sharing: Sharing, report: Report, tell: Callable[[Outcome | BaseException | None], None]) -> None:
+        """One thread: work on videos for as long as there are any. None tells that there are none any more."""
+        try:
+            while (video := sharing.next()) is not None:
+                if (outcome := self._take_part(video, sharing, report)) is not None:
+                    tell(outcome)
+        except BaseException as error:  # noqa: BLE001 - whoever iterates gets it, whatever it is
+            tell(error)
+        else:
+            tell(None)
 
-    def _annotate_version(self, source: Source, report: Report) -> Outcome:
-        annotation_id = None
+    def _take_part(self, video: Video, sharing: Sharing, report: Report) -> Outcome | None:
+        """Work on a video; how it ended, if nobody else works on it any more.
+
+        An object that is replaced meanwhile is begun anew, as it then is. A file may still be being written.
+        """
+        while True:
+            error = None
+            try:
+                self._work_off(video, sharing, report)
+            except Exception as failure:  # noqa: BLE001 - what becomes of it is decided once, by who leaves last
+                error = failure
+            if not sharing.leave(video, error):
+                return None
+            outcome = self._ended(video)
+            is_replaced = isinstance(outcome.error, ChangedWhileReading) and ObjectName.of(video.source.uri) is not None
+            if not is_replaced or video.n_versions == MAX_VERSIONS:
+                sharing.settled(video)
+                return outcome
+            video = sharing.anew(video)
+
+    def _ended(self, video: Video) -> Outcome:
+        """Publish a video of which no more is to be done, or write down why it failed."""
+        source, annotation_id = video.source, video.annotation_id
         failure: MoodreelError
         try:
-            source = latest(source)
-            video_id = self._store.observe(source.uri, source.version, source.size_bytes)
-            annotation = self._store.request(video_id, source.version, self._pipeline_id)
-            if annotation.status == DONE:
-                return Outcome(source, DONE)
-            annotation_id = annotation.id
-            self._store.begin_attempt(annotation_id)
-            self._work_off(source, annotation_id, report)
+            if video.error is not None:
+                raise video.error
+            assert annotation_id is not None
             return self._publish(source, annotation_id)
         except LeaseLost:
             if annotation_id is None or self._store.assignment(annotation_id) is not None:
@@ -175,20 +187,43 @@ class Pipeline:
                 discard = isinstance(failure, NoStreams | Undecodable)
                 self._store.fail(annotation_id, failure.code, str(failure), discard=discard)
 
-    def _work_off(self, source: Source, annotation_id: int, report: Report) -> None:
-        """Plan a video's spans and do those that nobody has done or is doing."""
-        with opened(source) as file, self._readers.reader() as reader:
-            probe = reader.probe(file, source.uri)
-            self._store.plan(annotation_id, planned(self._recipe.plan, probe), facts=facts(probe, source))
-            while claim := self._claim(annotation_id):
+    def _work_off(self, video: Video, sharing: Sharing, report: Report) -> None:
+        """Do spans of a video until none is to spare; who comes first begins it and plans them."""
+        if video.annotation_id is None and self._begin(video):
+            return
+        assert video.annotation_id is not None
+        with opened(video.source) as file, self._readers.reader() as reader:
+            if video.probe is None:
+                probe = reader.probe(file, video.source.uri)
+                spans, known = planned(self._recipe.plan, probe), facts(probe, video.source)
+                sharing.planned(video, probe, self._store.plan(video.annotation_id, spans, facts=known))
+            while (claim := self._claim(video.annotation_id)) is not None:
                 with self._holding(claim):
-                    request = read_request(claim, self._recipe)
-                    streams = {"has_audio": probe.has_audio, "has_video": probe.has_video}
-                    run = SpanRun(claim, self._recipe, self._models, **streams)
-                    with closing(reader.read(file, source.uri, request)) as events:
-                        for rows in run.rows(self._watched(events, source, probe.duration_seconds, report)):
-                            self._store.checkpoint(claim, rows)
-                    self._store.complete_span(claim, run.true_end_seconds, run.warning)
+                    self._annotate_span(claim, video, reader, file, report)
+                if not sharing.another(video):
+                    return
+
+    def _begin(self, video: Video) -> bool:
+        """Ask for a video's annotation, as the video is now, since it may have waited long; whether it is done."""
+        source = video.source = latest(video.source)
+        video_id = self._store.observe(source.uri, source.version, source.size_bytes)
+        annotation = self._store.request(video_id, source.version, self._pipeline_id)
+        video.annotation_id = annotation.id
+        if annotation.status != DONE:
+            self._store.begin_attempt(annotation.id)
+        return annotation.status == DONE
+
+    def _annotate_span(
+        self, claim: SpanClaim, video: Video, reader: Reader, file: int | Lender, report: Report
+    ) -> None:
+        assert video.probe is not None
+        streams = {"has_audio": video.probe.has_audio, "has_video": video.probe.has_video}
+        run = SpanRun(claim, self._recipe, self._models, **streams)
+        with closing(reader.read(file, video.source.uri, read_request(claim, self._recipe))) as events:
+            for rows in run.rows(self._watched(events, claim, video, report)):
+                self._store.checkpoint(claim, rows)
+        self._store.complete_span(claim, run.true_end_seconds, run.warning)
+        video.read(claim, None)
 
     def _claim(self, annotation_id: int) -> SpanClaim | None:
         dead = [owner for owner in self._store.lease_owners(annotation_id) if is_dead(owner)]
@@ -205,15 +240,14 @@ class Pipeline:
                 self._store.give_back(claim)
             raise
 
-    def _watched(
-        self, events: Iterator[Event], source: Source, duration_seconds: float | None, report: Report
-    ) -> Iterator[Event]:
-        """Pass events on, tell how far they have come, and stop where a stop was asked for."""
+    def _watched(self, events: Iterator[Event], claim: SpanClaim, video: Video, report: Report) -> Iterator[Event]:
+        """Pass events on, tell how far they have come, and stop where a stop was asked for or the video failed."""
+        assert video.probe is not None
         for event in events:
-            if self._stop.is_set():
+            if self._stop.is_set() or video.error is not None:
                 raise Interrupted("stopped on request")
             if isinstance(event, Progress):
-                report(source, event.t_seconds, duration_seconds)
+                report(video.source, video.read(claim, event.t_seconds), video.probe.duration_seconds)
             yield event
 
     def _publish(self, source: Source, annotation_id: int) -> Outcome:
@@ -228,6 +262,18 @@ class Pipeline:
         if not publish(self._store, annotation_id, source.uri, finishing, provenance):
             return Outcome(source, ELSEWHERE)
         return Outcome(source, DONE, warning=self._store.annotation(annotation_id).warning)
+
+
+def _outcomes(ended: "queue.SimpleQueue[Outcome | BaseException | None]", n_threads: int) -> Iterator[Outcome]:
+    """What threads tell, until all of them are through; an error of any of them is raised at once."""
+    while n_threads:
+        match ended.get():
+            case None:
+                n_threads -= 1
+            case Outcome() as outcome:
+                yield outcome
+            case BaseException() as error:
+                raise error
 
 
 _OWNERS_HERE: set[str] = set()

@@ -123,7 +123,7 @@ def database(servers: Servers) -> Iterator[str]:
 
 def submit(store: Store, videos: int) -> None:
     """Ask for the annotation of simulated videos."""
-    recipe = Recipe()
+    recipe = Recipe(plan=simulation.PLAN)
     pipeline_id = register(store, recipe.identity)
     store.name_pipeline("simulated", pipeline_id, recipe.options)
     for first in range(0, videos, 1000):

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from worker.windows import WindowPlan
+from tests.benchmarks.simulation import PLAN
 
 MAX_WAITING = 0.05
 READING = (
@@ -44,8 +44,7 @@ def arithmetic(found: dict[str, Any], archive: Archive) -> dict[str, float]:
     Args:
         found: keys as in scale.json.
     """
-    plan = WindowPlan()
-    hop_seconds, span_seconds = plan.hop_ms / 1000, plan.span_ms / 1000
+    hop_seconds, span_seconds = PLAN.hop_ms / 1000, PLAN.span_ms / 1000
     busiest = max(found["runs"], key=lambda run: run["spans_per_second"])
     per_span = busiest["per_span"]
     runs = found["annotate"]["runs"]
@@ -145,9 +144,9 @@ def _method() -> str:
         "`moodreel work` starts, but for this: no file is opened, and decoding and models are replaced by waiting for "
         "the seconds that the table names (each run of 120 windows up to 20 % more or less) and by made-up rows. "
         "Messages, claims, leases, heartbeats, checkpoints with all their windows, fusion and publishing are the real "
-        "ones. Videos are an hour long, so each has six spans of ten minutes. The processes are forked from one "
-        "that has imported everything. Measured is the full swing: from some seconds after the last worker has begun "
-        "its first job."
+        "ones. Videos are an hour long, so each has six spans of ten minutes (`pipelines add --span 600`). The "
+        "processes are forked from one that has imported everything. Measured is the full swing: from some seconds "
+        "after the last worker has begun its first job."
     )
 
 
@@ -157,7 +156,7 @@ def _waiting(runs: Sequence[dict[str, Any]]) -> str:
         (
             _name(run),
             f"{run['spans_per_second']:.2f}",
-            f"{run['spans_per_second'] * WindowPlan().span_ms / 1000:,.0f}",
+            f"{run['spans_per_second'] * PLAN.span_ms / 1000:,.0f}",
             *(f"{run['shares'][name]:.1%}" for name in ("simulated", "database", "other", "waiting")),
             "" if run["shares"]["waiting"] <= MAX_WAITING else "above 5 %",
         )
@@ -242,7 +241,7 @@ def _limits(found: dict[str, Any]) -> str:
             name,
             f"{1000 * per_span[key]:.2f}",
             f"{1 / per_span[key]:,.0f}",
-            f"{WindowPlan().span_ms / 1000 / per_span[key]:,.0f}",
+            f"{PLAN.span_ms / 1000 / per_span[key]:,.0f}",
         )
         for name, key in by_name.items()
     ]
@@ -322,13 +321,13 @@ def _fleets(found: dict[str, Any], archive: Archive, figures: dict[str, float]) 
     rows = []
     for kind, speed, slots in (("CPU", figures["cpu_speed"], 1), ("GPU", archive.gpu_speed, archive.gpu_slots)):
         for workers in WORKERS:
-            spans = workers * speed * 1000 / WindowPlan().span_ms
+            spans = workers * speed * 1000 / PLAN.span_ms
             rows.append(
                 (
                     f"{workers} with a {kind}",
-                    f"{WindowPlan().span_ms / 1000 * slots / speed:.0f}",
+                    f"{PLAN.span_ms / 1000 * slots / speed:.0f}",
                     f"{spans:.1f}",
-                    f"{spans * WindowPlan().windows_per_span:,.0f}",
+                    f"{spans * PLAN.windows_per_span:,.0f}",
                     f"{spans * busiest['per_span']['postgresql_cpu']:.2f}",
                     f"{spans * busiest['per_span']['wal_bytes'] / 1e6:.1f}",
                     f"{spans * busiest['per_span']['feeder_cpu']:.2f}",

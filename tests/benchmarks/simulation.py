@@ -30,8 +30,9 @@ from tests.benchmarks.fusing import timeline
 from worker.protocol import Event, Probe, Progress, ReadRequest
 from worker.span import CHECKPOINT_WINDOWS
 from worker.supervise import WorkOptions
-from worker.windows import SPAN_MS
+from worker.windows import WindowPlan
 
+PLAN = WindowPlan(span_ms=600_000)  # `moodreel pipelines add --span 600`
 VIDEO_SECONDS = 3600.0  # of each simulated video: six spans
 JITTER = 0.2  # a span takes so much less or more than it should, so that workers do not march in step
 NOTE_SECONDS = 0.5
@@ -117,7 +118,7 @@ class _Readers:
     """In the place of `ReaderPool`."""
 
     def __init__(self, span_seconds: float, meter: Meter) -> None:
-        self._seconds_per_run = span_seconds * CHECKPOINT_WINDOWS / (SPAN_MS / 1000)
+        self._seconds_per_run = span_seconds * CHECKPOINT_WINDOWS / (PLAN.span_ms / 1000)
         self._meter = meter
 
     def __exit__(self, *_: object) -> None:

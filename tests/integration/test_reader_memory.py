@@ -1,17 +1,19 @@
-"""The memory that a reader shares with its child: the same reading with any of it, and nothing is left of the dead."""
+"""The memory of children and of what a reader shares with them: it is bounded, and nothing is left of the dead."""
 
 import contextlib
 import os
 import signal
 import sys
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
 from db import errors
 from tests.clips import Pictures, Track, board_reader, read, steady, write
-from worker.protocol import Picture, ReadRequest, Sound
+from worker.protocol import End, Picture, ReadRequest, Sound
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory can be sealed on Linux only")
 
@@ -100,3 +102,40 @@ def test_nothing_is_left_of_children_that_were_replaced(clip):
                 reader.probe(file.fileno(), clip.name)
     assert held() == before
     assert before[1] == 0
+
+
+def long_file(path, n_packets):
+    """An mp4 of silence, whose index is larger than all that is in it."""
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("aac", rate=8000, layout="mono")
+        silence = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        silence.rate, silence.pts, silence.time_base = 8000, 0, Fraction(1, 8000)
+        content = bytes([*stream.encode(silence), *stream.encode(None)][-1])
+        for number in range(n_packets):
+            packet = av.Packet(content)
+            packet.stream, packet.time_base, packet.is_keyframe = stream, Fraction(1, 8000), True
+            packet.pts = packet.dts = 1024 * number
+            packet.duration = 1024
+            out.mux_one(packet)
+    return path
+
+
+def private_bytes(pid):
+    (line,) = (line for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines() if "Pss_Anon" in line)
+    return int(line.split()[1]) * 1024
+
+
+def test_a_long_file_takes_the_memory_of_its_index_and_gives_it_back(tmp_path):
+    """Spans are read one after another, each from a file that is opened anew."""
+    n_packets, found = 250_000, []
+    short, long = long_file(tmp_path / "short.mp4", 100), long_file(tmp_path / "long.mp4", n_packets)
+    with board_reader() as reader:
+        for path in (short, long, long, long, short):
+            with path.open("rb") as file:
+                events = reader.read(file.fileno(), path.name, ReadRequest(end_seconds=4.0))
+                next(events)
+                found.append(private_bytes(reader.child_pid))
+                assert isinstance(list(events)[-1], End)
+    before, *meanwhile, after = found
+    assert max(meanwhile) - before < 70 * n_packets, found  # an entry of FFmpeg's index has 24 bytes
+    assert after - before < 6e6, found
