@@ -30,7 +30,7 @@ from db.identity import ObjectName, Source
 CONNECT_SECONDS, ANSWER_SECONDS = 5.0, 10.0  # after which a connection, or silence on one, counts as failed
 MAX_ATTEMPTS = 5  # of one request, with botocore's standard back-off in between
 MAX_CONNECTIONS = 64  # that a process keeps open to one service
-CHUNK_BYTES = 1 << 20  # of a body, that are taken from it at once; fewer of short ones
+CHUNK_BYTES = 1 << 18  # of a body, that are taken from it at once
 MAX_BREAKS = 6  # of one range's body, before it is given up
 BREAK_SECONDS = 0.1  # before the rest is asked for; doubled for each further break
 
@@ -117,7 +117,6 @@ def chunks(source: Source, offset: int, length: int) -> Generator[bytes, None, N
     from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, IncompleteReadError
 
     end, breaks = offset + length, 0
-    chunk_bytes = max(1 << 16, min(CHUNK_BYTES, length >> 3))
     while offset < end:
         try:
             body = _body(source, offset, end)
@@ -126,7 +125,7 @@ def chunks(source: Source, offset: int, length: int) -> Generator[bytes, None, N
         cause: Exception | None = None
         try:
             with closing(body):
-                while offset < end and (chunk := body.read(min(chunk_bytes, end - offset))):
+                while offset < end and (chunk := body.read(min(CHUNK_BYTES, end - offset))):
                     offset += len(chunk)
                     yield chunk
         except (HTTPClientError, IncompleteReadError, OSError) as error:

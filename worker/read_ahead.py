@@ -25,6 +25,7 @@ from worker.memory import lendable_memory
 MIN_BLOCK_BYTES, MAX_BLOCK_BYTES = 1 << 18, 3 << 22
 MAX_AHEAD_BYTES = 3 << 24  # that all windows together may have
 MEMORY_BYTES = 1 << 26  # for all blocks, 64 MiB
+GROWTH = 32  # of what a run has brought, how much is fetched at once: long ones cost fewer requests
 MIN_GIVEN_BYTES = 1 << 16  # of a block, at once, or a quarter of it: who reads on is heard of before its end
 MAX_RUNS, LIVE_READS = 4, 64  # places that are read in turn, and after how many reads elsewhere one is left
 FETCHERS = 4  # blocks that are fetched at once
@@ -200,10 +201,11 @@ class ReadAhead:
                 return
 
     def _next_length(self, run: _Run) -> int:
-        """How long the next block of a run is: a part of its window, up to the block that lies there already."""
+        """How long the next block of a run is: a part of its window or of itself, up to what lies there already."""
         following = (block.start for block in self._blocks if block.start > run.end)
         room = min(following, default=self.size_bytes) - run.end
-        return min(room, max(MIN_BLOCK_BYTES, min(MAX_BLOCK_BYTES, run.window // FETCHERS)))
+        part = max(run.window // FETCHERS, (run.end - run.start) // GROWTH)
+        return min(room, max(MIN_BLOCK_BYTES, min(MAX_BLOCK_BYTES, part)))
 
     def _schedule(self, run: _Run, priority: int) -> _Block | None:
         """Have the next block of a run fetched, if there is room for it."""

@@ -123,6 +123,16 @@ def test_who_reads_slower_than_the_store_answers_is_only_a_little_ahead():
     assert store.fetched_bytes < 6 * MB + 2 * MB
 
 
+def test_a_long_run_costs_few_requests_though_its_reader_never_waits():
+    store = Store(100 * MB)
+    with store.opened() as content:
+        for offset in range(0, 60 * MB, 1 << 18):
+            read(content, offset, 1 << 18)
+            time.sleep(0.003)
+    assert store.fetched_bytes < 60 * MB + 2 * MAX_BLOCK_BYTES
+    assert len(store.ranges) < 120
+
+
 def test_a_look_at_one_place_fetches_little():
     store = Store(100 * MB)
     with store.opened() as content:
