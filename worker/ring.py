@@ -16,7 +16,7 @@ HEAD_BYTES = 64  # before the bytes: a cache line whose first eight bytes count 
 
 def shared_memory(capacity_bytes: int) -> int | None:
     """A descriptor of new memory for a `Ring`; None where memory cannot be sealed: see `sealed_memory`."""
-    return sealed_memory(HEAD_BYTES + capacity_bytes)
+    return sealed_memory("ring", HEAD_BYTES + capacity_bytes)
 
 
 class Ring:

@@ -32,4 +32,4 @@ def test_whoever_has_the_descriptor_cannot_change_the_size(platform, monkeypatch
 
 def test_elsewhere_than_on_linux_memory_cannot_be_sealed(monkeypatch):
     monkeypatch.setattr(sys, "platform", "darwin")
-    assert sealed_memory(1000) is None
+    assert sealed_memory("ring", 1000) is None
