@@ -141,7 +141,7 @@ def _part(headers: dict[str, str], content: bytes, range_: str) -> tuple[int, li
     first, last = (int(part) for part in range_.removeprefix("bytes=").split("-"))
     last = min(last, len(content) - 1)
     kept.append(("Content-Range", f"bytes {first}-{last}/{len(content)}"))
-    return 206, kept, content[first : last + 1]
+    return 206, kept, memoryview(content)[first : last + 1]
 
 
 def _handler(store: FaultyStore) -> type[BaseHTTPRequestHandler]:

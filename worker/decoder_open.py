@@ -4,14 +4,16 @@ Only the formats of `FORMATS` are opened, and no other file, device or address e
 scripts and image sequences are not among them.
 """
 
+import mmap
 import os
+import socket
 import stat
 from abc import ABC, abstractmethod
 
 import av
 from av.container import InputContainer
 
-from worker.lending import ASKED, GIVEN, MAX_GIVEN_BYTES, SIZE
+from worker.lending import ASKED, GIVEN, SIZE
 
 # The demuxers that may open a file, by FFmpeg's names: containers of recordings, each self-contained.
 FORMATS = (
@@ -21,7 +23,6 @@ FORMATS = (
 OPTIONS = {"format_whitelist": FORMATS, "protocol_whitelist": "none"}
 BUFFER_BYTES = 1 << 16
 SNIFFED_BYTES = 64
-MIN_ASKED_BYTES, MAX_ASKED_BYTES = BUFFER_BYTES, MAX_GIVEN_BYTES  # of an object, at once
 
 # How files begin.
 _IMAGES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*", b"\0\0\1\0", b"8BPS", b"\0\0\0\x0cjP  ")
@@ -123,10 +124,7 @@ class DescriptorFile(MediaFile):
 
 
 class LentFile(MediaFile):
-    """A file whose bytes the parent lends over a socket: see `worker.lending`.
-
-    Reading on from one place asks for more and more at once, and in the end always for what comes next as well, so that
-    the two processes seldom wait for each other.
+    """A file whose bytes the parent lends in shared memory: see `worker.lending`.
 
     Raises (from each method):
         SourceLost: the parent lends no more.
@@ -134,9 +132,17 @@ class LentFile(MediaFile):
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
-        self._start, self._content, self._asked_bytes = 0, b"", MIN_ASKED_BYTES
-        self._ahead: int | None = None  # from where on bytes have been asked for that have not come yet
-        self._size = int(SIZE.unpack(self._receive(SIZE.size))[0])
+        with socket.socket(fileno=os.dup(descriptor)) as lender:
+            try:
+                size, memory, _, _ = socket.recv_fds(lender, SIZE.size, 1)
+            except ConnectionError as error:
+                raise SourceLost from error
+        if not memory:
+            raise SourceLost
+        self._memory = mmap.mmap(memory[0], 0, prot=mmap.PROT_READ)
+        os.close(memory[0])
+        self._size = int(SIZE.unpack(size)[0])
+        self._start = self._end = self._place = 0  # of the bytes that can be read now
 
     @property
     def size(self) -> int:
@@ -154,50 +160,25 @@ class LentFile(MediaFile):
         return self._at(0, size)
 
     def _at(self, offset: int, size: int) -> bytes:
-        end = self._start + len(self._content)
         if offset >= self._size:
             return b""
-        if not self._start <= offset < end:
-            reads_on = offset == end
-            self._asked_bytes = min(2 * self._asked_bytes, MAX_ASKED_BYTES) if reads_on else MIN_ASKED_BYTES
-            self._start, self._content = offset, self._given(offset)
-            end = offset + len(self._content)
-            if self._asked_bytes == MAX_ASKED_BYTES and end < self._size:
-                self._ask(end)
-        first = offset - self._start
-        return self._content[first : first + size]
+        if not self._start <= offset < self._end:
+            self._place, length = self._asked(offset)
+            self._start, self._end = offset, offset + length
+        first = self._place + offset - self._start
+        return self._memory[first : first + min(size, self._end - offset)]
 
-    def _given(self, offset: int) -> bytes:
-        """Bytes from an offset on; what had been asked for and is not wanted is passed over."""
-        while self._ahead != offset:
-            if self._ahead is not None:
-                self._take()
-            self._ask(offset)
-        return self._take()
-
-    def _ask(self, offset: int) -> None:
+    def _asked(self, offset: int) -> tuple[int, int]:
+        """Where bytes from an offset on lie in the memory, and how many."""
         try:
-            os.write(self._descriptor, ASKED.pack(offset, self._asked_bytes))
+            os.write(self._descriptor, ASKED.pack(offset))
+            given = os.read(self._descriptor, GIVEN.size)
         except ConnectionError as error:
             raise SourceLost from error
-        self._ahead = offset
-
-    def _take(self) -> bytes:
-        content = self._receive(GIVEN.unpack(self._receive(GIVEN.size))[0])
-        self._ahead = None
-        return content
-
-    def _receive(self, length: int) -> bytes:
-        received = bytearray()
-        while len(received) < length:
-            try:
-                more = os.read(self._descriptor, length - len(received))
-            except ConnectionError as error:
-                raise SourceLost from error
-            if not more:
-                raise SourceLost
-            received += more
-        return bytes(received)
+        if not given:
+            raise SourceLost
+        place, length = GIVEN.unpack(given)
+        return place, length
 
 
 def _is_image(head: bytes) -> bool:

@@ -1,8 +1,9 @@
 """Lends bytes that are in no file to the decoding child: it asks over a socket, a thread of this process answers.
 
-The child gets the end of a socket, for one job. It first reads how many bytes there are; then it asks for a length from
-an offset on, and gets a length and so many bytes. If they cannot be had the socket is closed, and what went wrong is
-kept here, where it is known: the child only knows that its source is gone.
+The child gets the end of a socket, for one job. It first reads how many bytes there are, and with that comes a
+descriptor of the memory that they will lie in; then it asks for an offset, and gets a place in the memory and how many
+bytes lie there, until it asks again. If they cannot be had the socket is closed, and what went wrong is kept here,
+where it is known: the child only knows that its source is gone.
 """
 
 import socket
@@ -15,9 +16,8 @@ from worker.channel import socket_pair
 from worker.read_ahead import Abandoned, ReadAhead
 
 SIZE = struct.Struct(">Q")  # how many bytes there are
-ASKED = struct.Struct(">QI")  # the child's: from where, and how many
-GIVEN = struct.Struct(">I")  # how many follow; 0: there are none
-MAX_GIVEN_BYTES = 1 << 19
+ASKED = struct.Struct(">Q")  # the child's: from where
+GIVEN = struct.Struct(">QQ")  # the place in the memory, and how many; 0: there are none
 
 
 class Loan:
@@ -31,7 +31,6 @@ class Loan:
     def __init__(self, content: ReadAhead) -> None:
         self._content = content
         self._ours, self._theirs = socket_pair()
-        self._ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MAX_GIVEN_BYTES)
         self.descriptor, self.is_waiting = self._theirs.fileno(), False
         self._is_over = False
         self._error: Exception | None = None
@@ -58,19 +57,17 @@ class Loan:
 
     def _serve(self) -> None:
         with self._ours, suppress(Abandoned, ConnectionError):
-            self._ours.sendall(SIZE.pack(self._content.size_bytes))
+            socket.send_fds(self._ours, [SIZE.pack(self._content.size_bytes)], [self._content.descriptor])
             while asked := self._receive(ASKED.size):
-                offset, length = ASKED.unpack(asked)
-                content = self._read(offset, min(length, MAX_GIVEN_BYTES))
-                if content is None:
+                given = self._read(*ASKED.unpack(asked))
+                if given is None:
                     return
-                self._ours.sendall(GIVEN.pack(len(content)))
-                self._ours.sendall(content)
+                self._ours.sendall(GIVEN.pack(*given))
 
-    def _read(self, offset: int, length: int) -> bytes | None:
+    def _read(self, offset: int) -> tuple[int, int] | None:
         self.is_waiting = True
         try:
-            return self._content.read(offset, length, lambda: self._is_over)
+            return self._content.read(offset, lambda: self._is_over)
         except Abandoned:
             raise
         except Exception as error:  # noqa: BLE001 - raised by `check`, in the thread that has asked for the job

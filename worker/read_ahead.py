@@ -4,19 +4,29 @@ What is fetched are blocks. Reading on from one place is a run; a run has a wind
 fetched, and the window doubles when the reader had to wait for a block. So whoever reads faster than single blocks come
 soon has several large ones under way, while a decoder, which is slower, is only little ahead of itself, and a span
 fetches little more than its own bytes. Some blocks are kept: the streams of a file may lie far apart, and are read in
-turn. Memory is bounded.
+turn.
+
+Blocks lie in one piece of memory, of a fixed size, that another process can read as well. Reading gives places in it,
+so that nothing is copied on the way there.
 """
 
 import itertools
+import os
 import queue
 import threading
 from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass
 
-MIN_BLOCK_BYTES, MAX_BLOCK_BYTES = 1 << 18, 1 << 23
-MAX_AHEAD_BYTES = 1 << 25  # that all windows together may have
-CACHE_BYTES = 3 << 24  # of all blocks, 48 MiB; a block that is needed at once may come on top
+import numpy as np
+
+from worker.memory import lendable_memory
+
+MIN_BLOCK_BYTES, MAX_BLOCK_BYTES = 1 << 18, 3 << 22
+MAX_AHEAD_BYTES = 3 << 24  # that all windows together may have
+MEMORY_BYTES = 1 << 26  # for all blocks, 64 MiB
+GROWTH = 32  # of what a run has brought, how much is fetched at once: long ones cost fewer requests
+MIN_GIVEN_BYTES = 1 << 16  # of a block, at once, or a quarter of it: who reads on is heard of before its end
 MAX_RUNS, LIVE_READS = 4, 64  # places that are read in turn, and after how many reads elsewhere one is left
 FETCHERS = 4  # blocks that are fetched at once
 
@@ -30,11 +40,12 @@ class Abandoned(Exception):  # noqa: N818 - nothing went wrong
     """Raised when nobody waits for the bytes any more."""
 
 
-@dataclass
+@dataclass(eq=False)
 class _Block:
     """A part of the object.
 
     Attributes:
+        place: where in the memory it lies.
         filled: how many of its bytes are there.
         read_at: when it was last read from, by the count of reads; 0: not yet.
         error: why it will never be complete.
@@ -42,7 +53,8 @@ class _Block:
     """
 
     start: int
-    content: bytearray
+    length: int
+    place: int
     filled: int = 0
     read_at: int = 0
     error: BaseException | None = None
@@ -50,12 +62,12 @@ class _Block:
 
     @property
     def end(self) -> int:
-        return self.start + len(self.content)
+        return self.start + self.length
 
     @property
     def is_settled(self) -> bool:
         """Whether nobody is filling it, or is going to."""
-        return self.error is not None or self.filled == len(self.content)
+        return self.error is not None or self.filled == self.length
 
 
 @dataclass
@@ -80,10 +92,15 @@ class ReadAhead:
     Args:
         fetch: gets bytes; called by several threads at once.
         size_bytes: of the object.
+
+    Attributes:
+        descriptor: of the memory in which what is read lies.
     """
 
     def __init__(self, fetch: Fetch, size_bytes: int) -> None:
         self._fetch, self.size_bytes = fetch, size_bytes
+        memory, self.descriptor = lendable_memory(MEMORY_BYTES)
+        self._memory = np.frombuffer(memory, np.uint8)
         self._blocks: list[_Block] = []
         self._runs: list[_Run] = []  # the one read last comes first
         self._n_reads = 0
@@ -103,51 +120,54 @@ class ReadAhead:
     def close(self) -> None:
         """Fetch nothing more, and forget everything; whoever waits is told."""
         with self._changed:
+            if not self._closed.is_set():
+                os.close(self.descriptor)
             self._closed.set()
             self._blocks.clear()
             self._changed.notify_all()
         for _ in range(FETCHERS):
             self._wanted.put((_LAST, next(self._numbers), None))
 
-    @property
-    def held_bytes(self) -> int:
-        """That are in memory, or have a place there."""
-        return sum(len(block.content) for block in self._blocks)
-
     def wake(self) -> None:
         """Let a read that waits look whether it is abandoned."""
         with self._changed:
             self._changed.notify_all()
 
-    def read(self, offset: int, length: int, is_abandoned: Callable[[], bool] = lambda: False) -> bytes:
-        """Bytes from an offset on: at least one and at most `length`, or none beyond the end.
+    def read(self, offset: int, is_abandoned: Callable[[], bool] = lambda: False) -> tuple[int, int]:
+        """Where in the memory bytes from an offset on lie, until the next read, and how many; none beyond the end.
 
         Raises:
             Abandoned: it is, or this is closed.
             Exception: what fetching them came to.
         """
-        if offset >= self.size_bytes or length <= 0:
-            return b""
+        if offset >= self.size_bytes:
+            return 0, 0
         with self._changed:
-            block = self._block_at(offset)
+            self._n_reads += 1
+            block = self._block_at(offset, is_abandoned)
             while offset >= block.start + block.filled:
-                if self._closed.is_set() or is_abandoned():
-                    raise Abandoned
+                self._check(is_abandoned)
                 if block.error is not None:
                     self._blocks.remove(block)  # whoever reads it again tries again
                     raise block.error
                 self._wait_for(block)
             first = offset - block.start
-            return bytes(memoryview(block.content)[first : min(first + length, block.filled)])
+            length = min(block.filled - first, max(MIN_GIVEN_BYTES, block.length // 4))
+            return block.place + first, length
 
-    def _block_at(self, offset: int) -> _Block:
+    def _check(self, is_abandoned: Callable[[], bool]) -> None:
+        if self._closed.is_set() or is_abandoned():
+            raise Abandoned
+
+    def _block_at(self, offset: int, is_abandoned: Callable[[], bool]) -> _Block:
         """The block that holds an offset; what is to be fetched by now is being fetched."""
-        self._n_reads += 1
         block = self._find(offset)
         run = self._run_at(offset, block)
-        if block is None:
-            self._make_room(self._next_length(run))
+        while block is None:
             block = self._schedule(run, _NEEDED)
+            if block is None:  # all that is there is being fetched
+                self._check(is_abandoned)
+                self._changed.wait()
         block.read_at = run.read_at = self._n_reads
         self._extend(run, offset)
         return block
@@ -177,39 +197,55 @@ class ReadAhead:
             known = self._find(run.end)
             if known is not None:  # of another run
                 run.end = known.end
-            elif self._make_room(self._next_length(run)):
-                self._schedule(run, _AHEAD)
-            else:
+            elif self._schedule(run, _AHEAD) is None:
                 return
 
     def _next_length(self, run: _Run) -> int:
-        """How long the next block of a run is: a part of its window, up to the block that lies there already."""
+        """How long the next block of a run is: a part of its window or of itself, up to what lies there already."""
         following = (block.start for block in self._blocks if block.start > run.end)
         room = min(following, default=self.size_bytes) - run.end
-        return min(room, max(MIN_BLOCK_BYTES, min(MAX_BLOCK_BYTES, run.window // FETCHERS)))
+        part = max(run.window // FETCHERS, (run.end - run.start) // GROWTH)
+        return min(room, max(MIN_BLOCK_BYTES, min(MAX_BLOCK_BYTES, part)))
 
-    def _schedule(self, run: _Run, priority: int) -> _Block:
-        block = _Block(run.end, bytearray(self._next_length(run)))
+    def _schedule(self, run: _Run, priority: int) -> _Block | None:
+        """Have the next block of a run fetched, if there is room for it."""
+        length = self._next_length(run)
+        place = self._room(length, priority)
+        if place is None:
+            return None
+        block = _Block(run.end, length, place)
         self._blocks.append(block)
         self._wanted.put((priority, next(self._numbers), block))
         run.end = block.end
         return block
 
-    def _make_room(self, length: int) -> bool:
-        """Forget those blocks that nobody is to come to next, the one read longest ago first; whether that is enough.
+    def _room(self, length: int, priority: int) -> int | None:
+        """Where a block can lie. If need be others are forgotten for it, the one read longest ago first.
 
-        Blocks ahead of a run that is being read stay, and so do those that are being filled.
+        Blocks that are being filled stay, and the one that is being read; so do those ahead of a run that is being
+        read, unless the new one is needed at once.
         """
-        excess = self.held_bytes + length - CACHE_BYTES
-        live = self._live
-        for block in sorted(self._blocks, key=lambda block: block.read_at) if excess > 0 else ():
-            is_ahead = not block.read_at and any(run.start <= block.start < run.end for run in live)
-            if block.is_settled and not is_ahead:
-                self._blocks.remove(block)
-                excess -= len(block.content)
-                if excess <= 0:
-                    break
-        return excess <= 0
+        place, live = self._gap(length), self._live
+
+        def is_ahead(block: _Block) -> bool:
+            return not block.read_at and any(run.start <= block.start < run.end for run in live)
+
+        spare = (block for block in self._blocks if block.is_settled and block.read_at < self._n_reads)
+        for block in sorted(spare, key=lambda block: (is_ahead(block), block.read_at)) if place is None else ():
+            if place is not None or (priority == _AHEAD and is_ahead(block)):
+                break
+            self._blocks.remove(block)
+            place = self._gap(length)
+        return place
+
+    def _gap(self, length: int) -> int | None:
+        """The first place in the memory where so many bytes are free."""
+        end = 0
+        for block in sorted(self._blocks, key=lambda block: block.place):
+            if block.place - end >= length:
+                break
+            end = block.place + block.length
+        return end if end + length <= MEMORY_BYTES else None
 
     def _wait_for(self, block: _Block) -> None:
         """Wait until something has changed. Whoever waits for a block has too little ahead of him."""
@@ -232,11 +268,12 @@ class ReadAhead:
     def _fill(self, block: _Block) -> None:
         if self._closed.is_set():
             return
-        with closing(self._fetch(block.start, len(block.content))) as arriving:
+        with closing(self._fetch(block.start, block.length)) as arriving:
             for chunk in arriving:
+                place = block.place + block.filled
+                self._memory[place : place + len(chunk)] = np.frombuffer(chunk, np.uint8)  # without the GIL
                 with self._changed:
                     if self._closed.is_set():
                         return
-                    block.content[block.filled : block.filled + len(chunk)] = chunk
                     block.filled += len(chunk)
                     self._changed.notify_all()

@@ -6,27 +6,17 @@ nothing from the ring but those bytes, once; and the memory's size is sealed bef
 the child does makes reading it raise SIGBUS.
 """
 
-import fcntl
 import mmap
-import os
-import sys
 
+from worker.memory import sealed_memory
 from worker.protocol import ProtocolError
 
 HEAD_BYTES = 64  # before the bytes: a cache line whose first eight bytes count what the parent has taken
 
 
 def shared_memory(capacity_bytes: int) -> int | None:
-    """A descriptor of new memory for a `Ring`; None where memory cannot be sealed, which is all but Linux.
-
-    It is counted neither by RLIMIT_DATA nor against the size of /dev/shm.
-    """
-    if sys.platform != "linux":
-        return None
-    descriptor = os.memfd_create("moodreel-ring", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    os.ftruncate(descriptor, HEAD_BYTES + capacity_bytes)
-    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
-    return descriptor
+    """A descriptor of new memory for a `Ring`; None where memory cannot be sealed: see `sealed_memory`."""
+    return sealed_memory("ring", HEAD_BYTES + capacity_bytes)
 
 
 class Ring:

@@ -63,7 +63,7 @@ def opened(source: Source) -> Iterator[int | Lender]:
         if source.size_bytes == 0:
             raise EmptyFile(f"{source.uri}: the object is empty (0 bytes)")
         with ReadAhead(partial(objects.chunks, source), source.size_bytes) as content:
-            content.read(0, 1)  # what is wrong with it as a whole shows itself here
+            content.read(0)  # what is wrong with it as a whole shows itself here
             yield Lender(content)
 
 

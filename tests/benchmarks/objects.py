@@ -1,8 +1,9 @@
-"""Reading objects: `python -m tests.benchmarks.objects`. Prints how two things compare.
+"""Reading objects: `python -m tests.benchmarks.objects`. Prints how three things compare.
 
     throughput      of one stream, to another process as the decoding child is one, to a plain download (one GET) of
-                    the same object: from moto's server, from a proxy that answers after 20 ms, and from one that
-                    moreover gives each connection 60 MB/s, as a distant store does
+                    the same object: from moto's server; from a proxy; from one that answers after 20 ms, and moreover
+                    gives each connection 500 or 60 MB/s, as a distant store does
+    demuxing        every packet of a film in such a process, from the store and from a file
     bytes           fetched to probe a long film and read a span in its middle, to the span's own bytes
 
 moto's server reads a whole object for each part of it that is asked for, which costs whoever asks for parts; the proxy
@@ -19,7 +20,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,34 +35,45 @@ from tests.faulty_store import FaultyStore
 from tests.servers import ObjectStore
 from worker import objects
 from worker.protocol import End, ReadRequest
+from worker.reader import _handed_over
 from worker.source import opened
 
 LATENCY_SECONDS = 0.02
-CONNECTION_BYTES_PER_SECOND = 60e6
+PROXIES = {  # what is held, seconds before each answer, and bytes per second of each connection
+    "proxy": (0.0, None),
+    "proxy, 20 ms": (LATENCY_SECONDS, None),
+    "proxy, 20 ms, 500 MB/s": (LATENCY_SECONDS, 500e6),
+    "proxy, 20 ms, 60 MB/s": (LATENCY_SECONDS, 60e6),
+}
 NAME = ObjectName("archive", "large")
-DRAIN = """
+CHILD = """
 import sys
-from worker.decoder_open import BUFFER_BYTES, LentFile
+from worker.decoder_open import BUFFER_BYTES, media_file, open_container
 print("ready", flush=True)
 sys.stdin.read(1)
-file = LentFile(int(sys.argv[1]))
-while file.read(BUFFER_BYTES):
-    pass
+file = media_file(int(sys.argv[1]))
+if sys.argv[2] == "bytes":
+    while file.read(BUFFER_BYTES):
+        pass
+else:
+    with open_container(file) as film:
+        for _ in film.demux():
+            pass
 """
 
 
-def stream_seconds(source: Source) -> float:
-    """What it takes to read an object in a child, from end to end, once that has started."""
-    with opened(source) as file, file.lent() as loan:
-        command = [sys.executable, "-c", DRAIN, str(loan.descriptor)]
+def stream_seconds(source: Source, what: str = "bytes") -> float:
+    """What it takes a child, once that has started, to read a source's `bytes` or `packets`, from end to end."""
+    with opened(source) as file, _handed_over(file, source.uri) as handed:
+        command = [sys.executable, "-c", CHILD, str(handed.descriptor), what]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        with subprocess.Popen(command, cwd=ROOT, pass_fds=[loan.descriptor], **pipes) as child:
+        with subprocess.Popen(command, cwd=ROOT, pass_fds=[handed.descriptor], **pipes) as child:
             child.stdout.readline()
             started = time.perf_counter()
             child.communicate(b"\n")
             taken = time.perf_counter() - started
         assert child.returncode == 0
-        loan.check()
+        handed.check()
         return taken
 
 
@@ -73,35 +86,43 @@ def download_seconds(source: Source) -> float:
     return time.perf_counter() - started
 
 
+def compared(where: str, size_bytes: int, repeats: int, plainly: Callable[[], float], ours: Callable[[], float]) -> str:
+    """A line: two ways to read as many bytes, and how they compare."""
+    runs = [(plainly(), ours()) for _ in range(repeats)]
+    plain, our = (statistics.median(times) for times in zip(*runs, strict=True))
+    ratio = statistics.median(plain / our for plain, our in runs)
+    megabytes = size_bytes / 1e6
+    return f"{where:24} | {megabytes / plain:7.0f} MB/s | {megabytes / our:7.0f} MB/s | {ratio:.2f}"
+
+
 def throughput(where: str, source: Source, repeats: int) -> str:
-    """A line: both ways, and how they compare."""
-    runs = [(download_seconds(source), stream_seconds(source)) for _ in range(repeats)]
-    plain, ours = (statistics.median(times) for times in zip(*runs, strict=True))
-    ratio = statistics.median(plain / ours for plain, ours in runs)
-    megabytes = source.size_bytes / 1e6
-    return f"{where:24} | {megabytes / plain:7.0f} MB/s | {megabytes / ours:7.0f} MB/s | {ratio:.2f}"
+    """A line: a plain download and a stream."""
+    ways = partial(download_seconds, source), partial(stream_seconds, source)
+    return compared(where, source.size_bytes, repeats, *ways)
 
 
-def _proxy(upstream: str, size_bytes: int, bytes_per_second: float | None, pipe: Any) -> None:
-    """A process: the proxy, which holds the object, until the pipe is closed."""
+def _proxy(upstream: str, path: Path, latency_seconds: float, bytes_per_second: float | None, pipe: Any) -> None:
+    """A process: the proxy, which holds a file as the object, until the pipe is closed."""
     with FaultyStore(upstream) as proxy:
-        proxy.latency_seconds, proxy.bytes_per_second = LATENCY_SECONDS, bytes_per_second
-        pipe.send((proxy.url, proxy.hold(f"/{NAME.bucket}/{NAME.key}", bytes(size_bytes))))
+        proxy.latency_seconds, proxy.bytes_per_second = latency_seconds, bytes_per_second
+        pipe.send((proxy.url, proxy.hold(f"/{NAME.bucket}/{NAME.key}", path.read_bytes())))
         with contextlib.suppress(EOFError):
             pipe.recv()
 
 
 @contextlib.contextmanager
-def distant(server: ObjectStore, size_bytes: int, bytes_per_second: float | None) -> Iterator[Source]:
-    """An object behind the proxy, which the environment leads to."""
+def distant(
+    server: ObjectStore, path: Path, latency_seconds: float, bytes_per_second: float | None
+) -> Iterator[Source]:
+    """A file as an object behind the proxy, which the environment leads to."""
     ours, theirs = multiprocessing.Pipe()
-    settings = (server.url, size_bytes, bytes_per_second, theirs)
+    settings = (server.url, path, latency_seconds, bytes_per_second, theirs)
     process = multiprocessing.get_context("spawn").Process(target=_proxy, args=settings)
     process.start()
     theirs.close()
     url, etag = ours.recv()
     _lead_to(url)
-    yield Source.of_object(NAME, etag, size_bytes, 0.0)
+    yield Source.of_object(NAME, etag, path.stat().st_size, 0.0)
     ours.close()
     process.join()
 
@@ -134,24 +155,31 @@ def span_bytes(server: ObjectStore, path: Path, start_seconds: float, end_second
 
 
 def main() -> None:
-    """Print both ratios."""
+    """Print all ratios."""
     parser = argparse.ArgumentParser(prog="tests.benchmarks.objects")
     parser.add_argument("--megabytes", type=int, default=256, help="of the object that is read from end to end")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--film-seconds", type=int, default=7200)
     parser.add_argument("--span-seconds", type=int, default=600)
     options = parser.parse_args()
-    size_bytes = options.megabytes << 20
     with tempfile.TemporaryDirectory() as folder, ObjectStore(Path(folder)) as server:
         os.environ.update(server.environment)
         server.client("s3").create_bucket(Bucket=NAME.bucket)
+        large = Path(folder) / "large"
+        large.write_bytes(os.urandom(options.megabytes << 20))
         print(f"{options.megabytes} MB from      |    download |      stream | ratio")
-        server.client("s3").put_object(Bucket=NAME.bucket, Key=NAME.key, Body=bytes(size_bytes))
+        server.client("s3").put_object(Bucket=NAME.bucket, Key=NAME.key, Body=large.read_bytes())
         print(throughput("moto's server", objects.described(NAME), options.repeats), flush=True)
-        for where, rate in (("proxy, 20 ms", None), ("proxy, 20 ms, 60 MB/s", CONNECTION_BYTES_PER_SECOND)):
-            with distant(server, size_bytes, rate) as source:
+        for where, settings in PROXIES.items():
+            with distant(server, large, *settings) as source:
                 print(throughput(where, source, options.repeats), flush=True)
         path = clip(360, options.film_seconds)
+        print(f"{path.stat().st_size / 1e6:.0f} MB, demuxed    |      a file |   the proxy | ratio")
+        for where in ("proxy", "proxy, 20 ms"):
+            with distant(server, path, *PROXIES[where]) as source:
+                file = Source.of(path, path.stat())
+                ways = partial(stream_seconds, file, "packets"), partial(stream_seconds, source, "packets")
+                print(compared(where, source.size_bytes, options.repeats, *ways), flush=True)
         start = options.film_seconds / 2
         end = start + options.span_seconds
         probed, fetched = span_bytes(server, path, start, end)

@@ -1,12 +1,14 @@
 """Bytes come as they are in the object, little is fetched that nobody reads, and memory is bounded."""
 
+import os
 import random
 import threading
 import time
 
 import pytest
 
-from worker.read_ahead import CACHE_BYTES, MAX_AHEAD_BYTES, MAX_BLOCK_BYTES, MIN_BLOCK_BYTES, Abandoned, ReadAhead
+from worker import read_ahead
+from worker.read_ahead import MAX_AHEAD_BYTES, MAX_BLOCK_BYTES, MIN_BLOCK_BYTES, Abandoned, ReadAhead
 
 MB = 1 << 20
 
@@ -39,8 +41,11 @@ class Store:
 
 def read(content, offset, length):
     got = b""
-    while len(got) < length and (more := content.read(offset + len(got), min(length - len(got), 1 << 18))):
-        got += more
+    while len(got) < length:
+        place, there = content.read(offset + len(got))
+        if not there:
+            break
+        got += os.pread(content.descriptor, min(length - len(got), there), place)
     return got
 
 
@@ -53,12 +58,57 @@ def test_whatever_is_read_in_whatever_order_is_what_is_there(seed):
             assert read(content, offset, length) == store.content[offset : min(offset + length, store.size_bytes)]
 
 
+@pytest.mark.parametrize("seed", range(2))
+def test_whatever_is_read_is_what_is_there_however_little_memory_there_is(seed, monkeypatch):
+    for name, kb in (("MIN_BLOCK", 8), ("MAX_BLOCK", 32), ("MAX_AHEAD", 64), ("MEMORY", 64), ("MIN_GIVEN", 2)):
+        monkeypatch.setattr(read_ahead, f"{name}_BYTES", kb << 10)
+    rng, store = random.Random(seed), Store(2 * MB + 17, latency_seconds=0.001, chunk_bytes=1 << 11)
+    offsets = [rng.randrange(store.size_bytes) for _ in range(3)]
+    with store.opened() as content:
+        assert os.fstat(content.descriptor).st_size == 64 << 10
+        for _ in range(300):
+            number = rng.randrange(3)  # read in turn, each for a while, and then elsewhere
+            length = rng.randrange(1, 1 << 13)
+            expected = store.content[offsets[number] : offsets[number] + length]
+            assert read(content, offsets[number], length) == expected
+            offsets[number] += length
+            if offsets[number] >= store.size_bytes or rng.random() < 0.1:
+                offsets[number] = rng.randrange(store.size_bytes)
+    assert store.fetched_bytes > 5 * (64 << 10)
+
+
+def test_what_was_read_stays_in_its_place_until_the_next_read(monkeypatch):
+    monkeypatch.setattr(read_ahead, "MEMORY_BYTES", 3 * MIN_BLOCK_BYTES)
+    store = Store(30 * MB)
+    with store.opened() as content:
+        for start in (0, 10 * MB, 20 * MB):
+            for offset in (start, start + (1 << 16)):  # the second one has a block fetched ahead, if there is room
+                place, length = content.read(offset)
+                time.sleep(0.1)
+                assert os.pread(content.descriptor, length, place) == store.content[offset : offset + length]
+
+
+def test_a_read_waits_where_all_memory_is_being_filled(monkeypatch):
+    monkeypatch.setattr(read_ahead, "MEMORY_BYTES", 2 * MIN_BLOCK_BYTES)
+    goes_on, content = threading.Event(), bytes(range(256)) * 4096
+
+    def fetch(offset, length):
+        yield content[offset : offset + 1]
+        goes_on.wait(10)
+        yield content[offset + 1 : offset + length]
+
+    with ReadAhead(fetch, len(content)) as distant:
+        assert distant.read(0)[1] == distant.read(2 * MIN_BLOCK_BYTES)[1] == 1
+        threading.Timer(0.2, goes_on.set).start()
+        assert read(distant, 3 * MIN_BLOCK_BYTES + 7, 1) == b"\7"
+        assert goes_on.is_set()
+
+
 def test_reading_from_end_to_end_fetches_everything_once_in_few_large_blocks():
     store = Store(100 * MB, latency_seconds=0.01)
     with store.opened() as content:
         for offset in range(0, store.size_bytes, MB):
             assert read(content, offset, MB) == store.content[offset : offset + MB]
-            assert content.held_bytes <= CACHE_BYTES + MAX_BLOCK_BYTES
     assert store.fetched_bytes == store.size_bytes
     assert max(length for _, length in store.ranges) == MAX_BLOCK_BYTES
     assert len(store.ranges) < 60
@@ -71,6 +121,16 @@ def test_who_reads_slower_than_the_store_answers_is_only_a_little_ahead():
             read(content, offset, 1 << 18)
             time.sleep(0.03)
     assert store.fetched_bytes < 6 * MB + 2 * MB
+
+
+def test_a_long_run_costs_few_requests_though_its_reader_never_waits():
+    store = Store(100 * MB)
+    with store.opened() as content:
+        for offset in range(0, 60 * MB, 1 << 18):
+            read(content, offset, 1 << 18)
+            time.sleep(0.003)
+    assert store.fetched_bytes < 60 * MB + 2 * MAX_BLOCK_BYTES
+    assert len(store.ranges) < 120
 
 
 def test_a_look_at_one_place_fetches_little():
@@ -88,8 +148,7 @@ def test_streams_that_lie_far_apart_are_each_fetched_once():
             for start in (0, 60 * MB):
                 offset = start + step
                 assert read(content, offset, 1 << 17) == store.content[offset : offset + (1 << 17)]
-                assert content.held_bytes <= CACHE_BYTES + MAX_BLOCK_BYTES
-    assert store.fetched_bytes <= 60 * MB + MAX_AHEAD_BYTES
+        assert store.fetched_bytes <= 60 * MB + MAX_AHEAD_BYTES
 
 
 def test_going_back_a_little_fetches_nothing_anew():
@@ -106,7 +165,7 @@ def test_what_keeps_the_store_from_answering_is_raised_and_the_next_read_tries_a
     store.fails = ConnectionError("gone")
     with store.opened() as content:
         with pytest.raises(ConnectionError):
-            content.read(0, 10)
+            content.read(0)
         store.fails = None
         assert read(content, 0, 10) == store.content[:10]
 
@@ -118,7 +177,7 @@ def test_a_read_that_waits_is_told_when_nobody_wants_it_any_more():
         threading.Timer(0.05, lambda: (given_up.set(), content.wake())).start()
         started = time.monotonic()
         with pytest.raises(Abandoned):
-            content.read(0, 10, given_up.is_set)
+            content.read(0, given_up.is_set)
         assert time.monotonic() - started < 0.8
 
 
@@ -128,9 +187,8 @@ def test_closing_ends_a_read_and_the_threads():
     content = store.opened()
     threading.Timer(0.05, content.close).start()
     with pytest.raises(Abandoned):
-        content.read(0, 10)
+        content.read(0)
     until = time.monotonic() + 5
     while threading.active_count() > before and time.monotonic() < until:
         time.sleep(0.02)
     assert threading.active_count() <= before
-    assert content.held_bytes == 0

@@ -1,0 +1,40 @@
+"""Memory that two processes share, by a descriptor of it. Knows nothing of what is in it.
+
+The size of sealed memory never changes, whoever has the descriptor: so reading it raises no SIGBUS.
+"""
+
+import fcntl
+import mmap
+import os
+import sys
+import tempfile
+
+
+def sealed_memory(name: str, size_bytes: int) -> int | None:
+    """A descriptor of new memory; None where memory cannot be sealed, which is all but Linux.
+
+    It is counted neither by RLIMIT_DATA nor against the size of /dev/shm, and takes room only where it is written.
+
+    Args:
+        name: as `/proc/PID/maps` shows it, after `moodreel-`.
+        size_bytes: of the memory.
+    """
+    if sys.platform != "linux":
+        return None
+    descriptor = os.memfd_create(f"moodreel-{name}", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.ftruncate(descriptor, size_bytes)
+    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+    return descriptor
+
+
+def lendable_memory(size_bytes: int) -> tuple[mmap.mmap, int]:
+    """New memory, and a descriptor with which another process can read it, the caller's to close.
+
+    Where memory cannot be sealed it is a file that has no name any more, and the descriptor cannot write.
+    """
+    descriptor = sealed_memory("object", size_bytes)
+    if descriptor is not None:
+        return mmap.mmap(descriptor, size_bytes), descriptor
+    with tempfile.NamedTemporaryFile() as file:
+        file.truncate(size_bytes)
+        return mmap.mmap(file.fileno(), size_bytes), os.open(file.name, os.O_RDONLY | os.O_CLOEXEC)
