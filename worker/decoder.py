@@ -83,6 +83,8 @@ class StreamReader:
             self._note(packet, t_seconds)
         for frame in self._frames(packet, t_seconds):
             yield from self._show(frame)
+            if self.track.done:
+                return
         if not packet.size:
             yield from self.track.finish(self._end_seconds)
 
