@@ -13,12 +13,14 @@ from typing import Protocol
 import cv2
 import numpy as np
 from av.video.frame import PictureType, VideoFrame
-from av.video.reformatter import VideoReformatter
+from av.video.reformatter import Interpolation, VideoReformatter
 
 from worker.decoder_skip import Skipped
 from worker.protocol import UNJUDGED, ByteArray, Picture, ReadRequest, Unreadable
 
 PICTURE_SIZE = 640  # pixels on the long side, at most
+# Brightness in full and colour in half the size, as nearly all films have them: made small before they are made RGB.
+SCALED_FIRST = {"yuv420p", "yuvj420p", "yuv420p10le", "nv12"}
 SLACK_SECONDS = 2e-6  # containers' start times are rounded to microseconds
 MAX_DELAY_SECONDS = 5.0  # from a packet's decoding to its frame
 RECOVERY_SECONDS = 10.0  # without a key frame, after which pictures are trusted again
@@ -80,7 +82,7 @@ class Converter:
 
     def __init__(self, pixel_aspect: Fraction | None) -> None:
         self._aspect = float(pixel_aspect) if pixel_aspect and 0.05 < pixel_aspect < 20 else 1.0
-        self._reformatter = VideoReformatter()
+        self._scaler, self._colourer = VideoReformatter(), VideoReformatter()  # each keeps its tables for one size
 
     def convert(self, frame: VideoFrame) -> ByteArray:
         """A frame as (height, width, 3) uint8, at most `PICTURE_SIZE` on its long side.
@@ -90,10 +92,12 @@ class Converter:
         """
         width, height = frame.width * self._aspect, float(frame.height)
         scale = min(1.0, PICTURE_SIZE / max(width, height))
-        small = self._reformatter.reformat(
-            frame, max(2, round(width * scale)), max(2, round(height * scale)), "rgb24", threads=1
-        )
-        return np.ascontiguousarray(np.rot90(small.to_ndarray(), round(frame.rotation / 90) % 4))
+        size = (max(2, round(width * scale)), max(2, round(height * scale)))
+        turns = round(frame.rotation / 90) % 4
+        if scale < 1 and frame.format.name in SCALED_FIRST:
+            frame = self._scaler.reformat(frame, *size, "yuv420p", interpolation=Interpolation.AREA, threads=1)
+        coloured = self._colourer.reformat(frame, *size, "rgb24", threads=1)
+        return np.ascontiguousarray(np.rot90(coloured.to_ndarray(), turns))
 
 
 @dataclass(frozen=True)
