@@ -14,7 +14,7 @@ import signal
 import socket
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import Any
 
@@ -29,8 +29,9 @@ from worker.channel import Channel, ChannelClosed
 from worker.decoder_media import Media
 from worker.decoder_open import MediaError, SourceLost, media_file
 from worker.decoder_probe import probe
+from worker.decoder_skip import Skipped, Skipper
 from worker.decoder_sound import Listener, SoundTrack
-from worker.decoder_time import FrameTimes
+from worker.decoder_time import FrameTimes, Ticks
 from worker.decoder_video import Converter, PictureTrack, Watcher
 from worker.protocol import End, Event, Failure, Job, Progress, ReadRequest
 from worker.ring import Ring
@@ -69,22 +70,35 @@ class StreamReader:
         self.track, self.n_packets, self.n_torn, self.n_frames = track, 0, 0, 0
         self._stream, self._media = stream, media
         self._times = FrameTimes(slotted=stream.type == "video" and media.format in SLOTTED_FORMATS)
-        self._frame_seconds = _frame_seconds(stream)
+        self._ticks, self._frame_seconds = Ticks(stream), _frame_seconds(stream)
         self._end_seconds: float | None = None
+        self._skipper: Skipper | None = None
+        if isinstance(track, PictureTrack) and media.format not in SLOTTED_FORMATS:
+            self._skipper = Skipper(stream, track, media.timeline)
 
     def take(self, packet: "Packet[Stream]") -> Iterator[Event]:
         """Decode one packet; the empty packet at the end ends the track."""
         t_seconds = self._media.time(packet)
         if packet.size:
             self._note(packet, t_seconds)
-        for frame in self._decode(packet, t_seconds):
+        for frame in self._frames(packet, t_seconds):
             yield from self._show(frame)
+            if self.track.done:
+                return
         if not packet.size:
             yield from self.track.finish(self._end_seconds)
 
+    def _frames(self, packet: "Packet[Stream]", t_seconds: float | None) -> Iterable[Any]:
+        """What comes out of the decoder, with what it left out among it."""
+        if self._skipper is None:
+            return self._decode(packet, t_seconds)
+        if packet.size and self._skipper.leaves_out(packet, t_seconds):
+            return []
+        return self._skipper.complete(self._decode(packet, t_seconds), ended=not packet.size)
+
     def _decode(self, packet: "Packet[Stream]", t_seconds: float | None) -> list[Any]:
         try:
-            return list(packet.decode())
+            return packet.decode()
         except av.error.EOFError:
             return []
         except MemoryError:
@@ -101,22 +115,20 @@ class StreamReader:
             self.n_torn += 1
             self.track.lose(t_seconds, t_seconds)
         if t_seconds is not None:
-            length = float((packet.duration or 0) * packet.time_base) or self._frame_seconds
+            length = self._ticks.seconds(packet.duration or 0) or self._frame_seconds
             self._end_seconds = max(self._end_seconds or 0.0, t_seconds + length)
 
     def _show(self, frame: Any) -> Iterator[Event]:
-        stamp, base = self._times.of(frame), self._stream.time_base
-        length = self._length(frame)
-        t_seconds = self.track.expect()
-        if stamp is not None and base is not None:
-            t_seconds = self._media.timeline.place(
-                self._stream.index, stamp * base.numerator / base.denominator, length
-            )
+        stamp, length = self._times.of(frame), self._length(frame)
+        if stamp is None:
+            t_seconds = self.track.expect()
+        else:
+            t_seconds = self._media.timeline.place(self._stream.index, self._ticks.seconds(stamp), length)
         self.n_frames += 1
         try:
             if isinstance(frame, AudioFrame) and isinstance(self.track, SoundTrack):
                 yield from self.track.add(frame, t_seconds)
-            elif isinstance(frame, VideoFrame) and isinstance(self.track, PictureTrack):
+            elif isinstance(frame, VideoFrame | Skipped) and isinstance(self.track, PictureTrack):
                 yield from self.track.add(frame, t_seconds, length)
         except MemoryError:
             raise
@@ -126,8 +138,7 @@ class StreamReader:
     def _length(self, frame: Any) -> float:
         if isinstance(frame, AudioFrame):
             return frame.samples / max(1, frame.sample_rate)
-        base = self._stream.time_base
-        return float(frame.duration * base) if frame.duration and base else self._frame_seconds
+        return self._ticks.seconds(frame.duration or 0) or self._frame_seconds
 
 
 def _frame_seconds(stream: Stream) -> float:
@@ -172,7 +183,8 @@ class SpanReader:
         """
         stopped = False
         for packet in self._media.packets():
-            yield from self._progress()
+            if time.monotonic() - self._told_at > PROGRESS_SECONDS:
+                yield self._progress()
             if packet is None:
                 for reader in self._readers.values():
                     reader.track.lose(None)
@@ -186,10 +198,9 @@ class SpanReader:
         self._require_something()
         yield self._end(whole=not stopped)
 
-    def _progress(self) -> Iterator[Progress]:
-        if time.monotonic() - self._told_at > PROGRESS_SECONDS:
-            self._told_at = time.monotonic()
-            yield Progress(max(reader.track.t_seconds for reader in self._readers.values()))
+    def _progress(self) -> Progress:
+        self._told_at = time.monotonic()
+        return Progress(max(reader.track.t_seconds for reader in self._readers.values()))
 
     def _require_something(self) -> None:
         if self._request.start_seconds > 0 or any(reader.n_frames for reader in self._readers.values()):

@@ -9,7 +9,7 @@ from av.packet import Packet
 from av.stream import Disposition, Stream
 
 from worker.decoder_open import MediaError, MediaFile, open_container
-from worker.decoder_time import Timeline
+from worker.decoder_time import Ticks, Timeline
 
 INDEXED_FORMATS = {"mov", "matroska", "avi", "flv", "asf", "wav", "flac", "mxf"}  # whose header promises a duration
 PACKED_FORMATS = {"matroska", "avi", "flv", "ogg"}  # which lay packet after packet, with little in between
@@ -72,6 +72,8 @@ class Media:
         if self.streams.video is not None:
             self.streams.video.codec_context.thread_type = av.codec.context.ThreadType.AUTO
             self.streams.video.codec_context.thread_count = self._thread_count
+        self._ticks = {stream.index: Ticks(stream) for stream in self.streams.all}
+        self._is_packed = self.format in PACKED_FORMATS
         self.start_seconds = (self.container.start_time or 0) / av.time_base
         self.timeline = Timeline(self.start_seconds)
 
@@ -123,14 +125,14 @@ class Media:
 
     def _leaves_out(self, packet: "Packet[Stream]", end_of_last: int | None) -> bool:
         """Whether the demuxer has skipped over damage: it does so without a word."""
-        if self.format not in PACKED_FORMATS or end_of_last is None or packet.pos is None:
+        if not self._is_packed or end_of_last is None or packet.pos is None:
             return False
         return packet.pos - end_of_last > MAX_SKIPPED_BYTES
 
     def time(self, packet: "Packet[Stream]") -> float | None:
-        """Roughly when a packet is shown, in seconds since the container's start; None if it does not say."""
+        """Roughly when a packet of a chosen stream is shown, in seconds since the container's start; None: not said."""
         stamp = packet.pts if packet.pts is not None else packet.dts
-        return None if stamp is None else float(stamp * packet.time_base) - self.start_seconds
+        return None if stamp is None else self._ticks[packet.stream.index].seconds(stamp) - self.start_seconds
 
     def end_of_packets(self) -> float | None:
         """Where the last whole packet ends, found by going through the file; None if there is none."""

@@ -8,12 +8,14 @@ from collections.abc import Iterator
 from typing import Protocol
 
 import numpy as np
+from av.audio.fifo import AudioFifo
 from av.audio.frame import AudioFrame
 from av.audio.resampler import AudioResampler
 
 from worker.protocol import CHUNK_SAMPLES, SAMPLE_RATE_HZ, FloatArray, Sound, Unreadable, Voice
 
 BLOCK_SAMPLES = 32 * CHUNK_SAMPLES  # 16384 samples, 1.024 s: what is sent at a time
+BATCH_SECONDS = 0.25  # that go through the resampler at a time: frames are short, and each pass has its price
 MAX_DRIFT_SECONDS = 0.010  # between a frame's timestamp and the count of samples, before the timestamp wins
 # Without it, sound that is stored as floats would come out louder than the same sound stored as integers.
 RESAMPLER_OPTIONS = {"rematrix_maxval": "1.0"}
@@ -36,6 +38,7 @@ class Resampler:
 
     def __init__(self) -> None:
         self._filter: AudioResampler | None = None
+        self._waiting = AudioFifo()
         self._kind: tuple[str, str, int] | None = None
         self._next_sample = 0
         self._expected_seconds: float | None = None
@@ -52,15 +55,21 @@ class Resampler:
         if kind != self._kind or expected is None or abs(t_seconds - expected) > MAX_DRIFT_SECONDS:
             yield from self.flush()
             self._filter = AudioResampler("flt", "mono", SAMPLE_RATE_HZ, options=RESAMPLER_OPTIONS)
+            self._waiting = AudioFifo()
             self._kind = kind
             self._next_sample = round(t_seconds * SAMPLE_RATE_HZ)
             expected = t_seconds
         self._expected_seconds = expected + frame.samples / frame.sample_rate
-        yield from self._run(frame)
+        frame.pts = None  # which the samples before them say already, and often not to the sample
+        self._waiting.write(frame)
+        if self._waiting.samples >= BATCH_SECONDS * frame.sample_rate:
+            yield from self._run(self._waiting.read())
 
     def flush(self) -> Iterator[tuple[int, FloatArray]]:
-        """End the run: what the filter still holds."""
+        """End the run: what still waits, and what the filter holds."""
         if self._filter is not None:
+            if self._waiting.samples:
+                yield from self._run(self._waiting.read())
             yield from self._run(None)
         self._filter = self._kind = None
 

@@ -1,5 +1,6 @@
 """When decoded frames are shown, in seconds since the container's start."""
 
+from fractions import Fraction
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING
 
@@ -8,6 +9,24 @@ from av.frame import Frame
 if TYPE_CHECKING:
     from av.packet import Packet
     from av.stream import Stream
+
+    from worker.decoder_skip import Skipped
+
+
+class Ticks:
+    """One stream's time base. Computes with plain numbers, for fractions of Python's are slow.
+
+    Args:
+        stream: of a container.
+    """
+
+    def __init__(self, stream: "Stream") -> None:
+        base = stream.time_base or Fraction(1)
+        self._numerator, self._denominator = base.numerator, base.denominator
+
+    def seconds(self, ticks: int) -> float:
+        """A timestamp or a duration in seconds."""
+        return ticks * self._numerator / self._denominator
 
 
 class Timeline:
@@ -24,6 +43,11 @@ class Timeline:
         self._offsets = [-start_seconds]
         self._epochs: dict[int, int] = {}
         self._last: dict[int, tuple[float, float]] = {}  # each stream's last frame: start, end
+
+    @property
+    def has_leapt(self) -> bool:
+        """Whether timestamps of any stream have started again."""
+        return len(self._offsets) > 1
 
     def place(self, stream_index: int, raw_seconds: float, length_seconds: float) -> float:
         """The time of a frame of `length_seconds` that its stream puts at `raw_seconds`."""
@@ -62,7 +86,7 @@ class FrameTimes:
         if self._slots:
             heappop(self._slots)
 
-    def of(self, frame: Frame) -> int | None:
+    def of(self, frame: "Frame | Skipped") -> int | None:
         """The timestamp of the next frame; None if nothing says it."""
         if self._slots:
             return heappop(self._slots)

@@ -13,11 +13,14 @@ from typing import Protocol
 import cv2
 import numpy as np
 from av.video.frame import PictureType, VideoFrame
-from av.video.reformatter import VideoReformatter
+from av.video.reformatter import Interpolation, VideoReformatter
 
+from worker.decoder_skip import Skipped
 from worker.protocol import UNJUDGED, ByteArray, Picture, ReadRequest, Unreadable
 
 PICTURE_SIZE = 640  # pixels on the long side, at most
+# Brightness in full and colour in half the size, as nearly all films have them: made small before they are made RGB.
+SCALED_FIRST = {"yuv420p", "yuvj420p", "yuv420p10le", "nv12"}
 SLACK_SECONDS = 2e-6  # containers' start times are rounded to microseconds
 MAX_DELAY_SECONDS = 5.0  # from a packet's decoding to its frame
 RECOVERY_SECONDS = 10.0  # without a key frame, after which pictures are trusted again
@@ -79,7 +82,7 @@ class Converter:
 
     def __init__(self, pixel_aspect: Fraction | None) -> None:
         self._aspect = float(pixel_aspect) if pixel_aspect and 0.05 < pixel_aspect < 20 else 1.0
-        self._reformatter = VideoReformatter()
+        self._scaler, self._colourer = VideoReformatter(), VideoReformatter()  # each keeps its tables for one size
 
     def convert(self, frame: VideoFrame) -> ByteArray:
         """A frame as (height, width, 3) uint8, at most `PICTURE_SIZE` on its long side.
@@ -89,17 +92,19 @@ class Converter:
         """
         width, height = frame.width * self._aspect, float(frame.height)
         scale = min(1.0, PICTURE_SIZE / max(width, height))
-        small = self._reformatter.reformat(
-            frame, max(2, round(width * scale)), max(2, round(height * scale)), "rgb24", threads=1
-        )
-        return np.ascontiguousarray(np.rot90(small.to_ndarray(), round(frame.rotation / 90) % 4))
+        size = (max(2, round(width * scale)), max(2, round(height * scale)))
+        turns = round(frame.rotation / 90) % 4
+        if scale < 1 and frame.format.name in SCALED_FIRST:
+            frame = self._scaler.reformat(frame, *size, "yuv420p", interpolation=Interpolation.AREA, threads=1)
+        coloured = self._colourer.reformat(frame, *size, "rgb24", threads=1)
+        return np.ascontiguousarray(np.rot90(coloured.to_ndarray(), turns))
 
 
 @dataclass(frozen=True)
 class _Held:
     """The frame on screen."""
 
-    frame: VideoFrame
+    frame: VideoFrame | Skipped
     start_seconds: float
     end_seconds: float  # its own, if nothing follows
 
@@ -111,18 +116,27 @@ class PictureTrack:
         request: the span, its grid, and what of the pictures is wanted.
         watcher: looks once at each frame that is on screen at a point of the grid.
         converter: makes pictures of frames.
+
+    Attributes:
+        frames_decoded, frames_converted: how many frames came, and of how many pictures were made.
     """
 
     def __init__(self, request: ReadRequest, watcher: Watcher, converter: Converter) -> None:
         self._request, self._watcher, self._converter = request, watcher, converter
         self._start_seconds, self._span_end_seconds = request.start_seconds, request.end_seconds
         self._rate_hz = request.frame_rate_hz
-        self._next = self._grid(request.start_seconds)
+        self._next = self.first_point = self.grid(request.start_seconds)
         self._held: _Held | None = None
         self._lost_from: float | None = None
         self._recovering = False
         self._end_seconds: float | None = None
+        self.frames_decoded = self.frames_converted = 0
         self.done = False
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing is missing or in doubt just now."""
+        return self._lost_from is None
 
     @property
     def end_seconds(self) -> float | None:
@@ -138,8 +152,15 @@ class PictureTrack:
         """The time of a frame that does not say its own."""
         return self._end_seconds or 0.0
 
-    def add(self, frame: VideoFrame, t_seconds: float, length_seconds: float) -> Iterator[Picture | Unreadable]:
+    def grid(self, t_seconds: float) -> int:
+        """The first point of the grid at or after a time."""
+        return math.ceil((t_seconds - SLACK_SECONDS) * self._rate_hz)
+
+    def add(
+        self, frame: VideoFrame | Skipped, t_seconds: float, length_seconds: float
+    ) -> Iterator[Picture | Unreadable]:
         """Take the next frame in the order of showing."""
+        self.frames_decoded += isinstance(frame, VideoFrame)
         if self._held is not None and t_seconds <= self._held.start_seconds:
             return
         yield from self._drop_held(t_seconds)
@@ -176,7 +197,7 @@ class PictureTrack:
             self._end_seconds = max(self._end_seconds or 0.0, stream_end_seconds or 0.0)
             yield from self._report_loss(self._end_seconds)
 
-    def _is_doubtful(self, frame: VideoFrame, t_seconds: float) -> bool:
+    def _is_doubtful(self, frame: VideoFrame | Skipped, t_seconds: float) -> bool:
         """Whether a frame is damaged, or was made from frames that are."""
         if frame.is_corrupt:
             self._recovering = True
@@ -199,22 +220,23 @@ class PictureTrack:
             until_seconds = held.end_seconds
         if self._span_end_seconds is not None:
             until_seconds = min(until_seconds, self._span_end_seconds)
-        first = max(self._next, self._grid(held.start_seconds))
-        self._next = max(self._next, self._grid(until_seconds))
-        if first < self._next:
-            yield from self._show(held, range(first, self._next))
+        first = max(self._next, self.grid(held.start_seconds))
+        self._next = max(self._next, self.grid(until_seconds))
+        if first < self._next and isinstance(held.frame, VideoFrame):
+            yield from self._show(held.frame, held.start_seconds, range(first, self._next))
 
-    def _show(self, held: _Held, grid: range) -> Iterator[Picture]:
+    def _show(self, shown: VideoFrame, start_seconds: float, grid: range) -> Iterator[Picture]:
         """The frame at each of these points; the whole picture goes with the first of them only."""
         asked = self._request
-        picture = self._converter.convert(held.frame)
+        self.frames_converted += 1
+        picture = self._converter.convert(shown)
         sight, frame = Sight(UNJUDGED), None
         if any(index % asked.face_every == 0 for index in grid):
             sight = self._watcher.look(picture, asked.crop_pixels, asked.crop_colour)
         if asked.frame_pixels is not None:
             frame = square(picture, asked.frame_pixels, asked.frame_short_pixels)
         for index in grid:
-            yield Picture(index, index / self._rate_hz, held.start_seconds, **vars(sight), frame=frame)
+            yield Picture(index, index / self._rate_hz, start_seconds, **vars(sight), frame=frame)
             frame = None
 
     def _report_loss(self, until_seconds: float) -> Iterator[Unreadable]:
@@ -223,7 +245,3 @@ class PictureTrack:
         self._lost_from = None
         if end - start > SLACK_SECONDS:
             yield Unreadable("video", start, end)
-
-    def _grid(self, t_seconds: float) -> int:
-        """The first point of the grid at or after a time."""
-        return math.ceil((t_seconds - SLACK_SECONDS) * self._rate_hz)
