@@ -74,7 +74,7 @@ class StreamReader:
         self._end_seconds: float | None = None
         self._skipper: Skipper | None = None
         if isinstance(track, PictureTrack) and media.format not in SLOTTED_FORMATS:
-            self._skipper = Skipper(stream, track, media.timeline)
+            self._skipper = Skipper(stream, track)
 
     def take(self, packet: "Packet[Stream]") -> Iterator[Event]:
         """Decode one packet; the empty packet at the end ends the track."""

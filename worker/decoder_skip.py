@@ -17,7 +17,6 @@ from av.video.frame import PictureType, VideoFrame
 if TYPE_CHECKING:
     from av.packet import Packet
 
-    from worker.decoder_time import Timeline
     from worker.decoder_video import PictureTrack
 
 MAX_STEP_SECONDS = 60.0  # from packet to packet, before timestamps are taken for others that start anew
@@ -53,13 +52,11 @@ class Skipper:
 
     Args:
         stream: of pictures.
-        track: what its frames come to, with the grid. While it misses some, each frame is decoded, since what is said
-            of the damage depends on it.
-        timeline: of the file.
+        track: what its frames come to, with the grid.
     """
 
-    def __init__(self, stream: Stream, track: "PictureTrack", timeline: "Timeline") -> None:
-        self._track, self._timeline = track, timeline
+    def __init__(self, stream: Stream, track: "PictureTrack") -> None:
+        self._track = track
         self._is_needless = _judge(stream)
         self._max_step = MAX_STEP_SECONDS / (stream.time_base or Fraction(1))
         self._has_begun = False
@@ -73,10 +70,10 @@ class Skipper:
             return False
         last_dts = packet.dts if self._dts is None else self._dts
         self._dts = packet.dts
-        if not last_dts <= packet.dts <= packet.pts <= last_dts + self._max_step or self._timeline.has_leapt:
+        if not last_dts <= packet.dts <= packet.pts <= last_dts + self._max_step:
             self._is_needless = None
             return False
-        if not (self._is_hidden(packet.pts, t_seconds) and self._has_begun and self._track.is_whole):
+        if not (self._is_hidden(packet.pts, t_seconds) and self._has_begun):
             return False
         if packet.is_corrupt or not self._is_needless(bytes(packet)):
             return False

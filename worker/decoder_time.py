@@ -44,11 +44,6 @@ class Timeline:
         self._epochs: dict[int, int] = {}
         self._last: dict[int, tuple[float, float]] = {}  # each stream's last frame: start, end
 
-    @property
-    def has_leapt(self) -> bool:
-        """Whether timestamps of any stream have started again."""
-        return len(self._offsets) > 1
-
     def place(self, stream_index: int, raw_seconds: float, length_seconds: float) -> float:
         """The time of a frame of `length_seconds` that its stream puts at `raw_seconds`."""
         epoch = self._epochs.get(stream_index, 0)

@@ -134,11 +134,6 @@ class PictureTrack:
         self.done = False
 
     @property
-    def is_whole(self) -> bool:
-        """Whether nothing is missing or in doubt just now."""
-        return self._lost_from is None
-
-    @property
     def end_seconds(self) -> float | None:
         """How far the stream went, readable or not; None if nothing was there."""
         return self._end_seconds

@@ -140,7 +140,7 @@ def test_timestamps_that_start_again(clip, compare, tmp_path):
     path.write_bytes(clip("transport stream").read_bytes() * 2)
     events, decoded, of = compare(path)
     assert events[-1].duration_seconds > 2 * SECONDS - 0.5
-    assert decoded < of
+    assert 0 < of - decoded < SECONDS * 25 / 2
 
 
 def leap(path: Path, to: Path, after: int, seconds: float) -> Path:
@@ -158,7 +158,7 @@ def leap(path: Path, to: Path, after: int, seconds: float) -> Path:
 def test_a_leap_ends_it(clip, compare, tmp_path):
     path = leap(clip("mp4"), tmp_path / "leap.mp4", 60, 2 * MAX_STEP_SECONDS)
     _, decoded, of = compare(path)
-    assert of - 60 < decoded < of
+    assert 0 < of - decoded < 60 / 2
 
 
 def slices(path: Path) -> list[tuple[float, int, bool]]:
