@@ -14,7 +14,7 @@ from db.identity import Source
 from db.store import Store
 from tests import instant
 from tests.clips import Pictures, Track, steady, write
-from worker.pipeline import DONE, FAILED, Pipeline
+from worker.pipeline import DONE, FAILED, Outcome, Pipeline
 
 SECONDS, SPAN_SECONDS = 20.0, 4  # five spans
 TABLES = {
@@ -181,3 +181,24 @@ def test_progress_counts_what_all_children_have_read(tmp_path, clip, monkeypatch
     assert all(earlier <= later + 0.5 for earlier, later in pairwise(done))
     assert SECONDS - SPAN_SECONDS < max(done) <= SECONDS
     assert all(total == pytest.approx(SECONDS, abs=0.1) for _, total in told)
+
+
+def test_no_more_videos_are_begun_than_there_are_children(tmp_path, monkeypatch):
+    """There may be a million of them."""
+    taken, begun, go_on = [], [], threading.Event()
+
+    def many():
+        for number in range(50):
+            taken.append(number)
+            yield Source(f"/{number}.mp4", "1", 1, 0.0)
+
+    def look():
+        begun.append(len(taken))
+        go_on.set()
+
+    monkeypatch.setattr(Pipeline, "_work_off", lambda *_: go_on.wait(30))
+    monkeypatch.setattr(Pipeline, "_ended", lambda _, video: Outcome(video.source, DONE))
+    with Store(str(tmp_path / "a.db")) as store, pipeline(store, 2) as running:
+        threading.Timer(0.5, look).start()
+        assert len(list(running.annotate(many()))) == 50
+    assert begun == [2]

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import sqlalchemy as sa
+from av.video.frame import VideoFrame
 
 from db.identity import Source
 from db.rows import SpanClaim
@@ -125,7 +126,7 @@ def test_what_is_read(clip, monkeypatch):
             yield packet
 
     monkeypatch.setattr(Media, "packets", packets)
-    count(monkeypatch, found, "frames decoded", PictureTrack, "add")
+    count(monkeypatch, found, "frames decoded", PictureTrack, "add", lambda frame, *_: isinstance(frame, VideoFrame))
     count(monkeypatch, found, "frames converted", Converter, "convert")
     count(monkeypatch, found, "pictures looked at", BoardWatcher, "look")
     count(monkeypatch, found, "chunks listened to", LoudListener, "feed", lambda samples: len(samples) // 512)
