@@ -7,6 +7,7 @@ A residual network (He et al. 2016, doi 10.1109/CVPR.2016.90) with squeeze and e
 
 import json
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,8 +17,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from models.errors import ModelError
+from models.precision import to_device
 from models.taxonomy import EMOTIONS, FloatArray, widen
 
 INPUT_SIZE = 48  # pixels, both sides: the size of FER2013's images
@@ -88,13 +91,24 @@ class ExpressionNet(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(n, 1, 48, 48) float, standardised, to logits (n, n_labels)."""
-        return self.head(self.dropout(self.features(x)))  # type: ignore[no-any-return]
+        return self.head(self.dropout(self.features(x).to(self.head.weight.dtype)))  # type: ignore[no-any-return]
 
     def judge(self, x: torch.Tensor) -> torch.Tensor:
         """(n, 1, 48, 48) float, standardised, to probabilities (n, n_labels) float32: of the face and its mirror image,
         averaged."""
         rows = torch.softmax(self(torch.cat([x, x.flip(3)])).float(), dim=1)
         return rows.unflatten(0, (2, len(x))).mean(dim=0)  # type: ignore[no-any-return,no-untyped-call]
+
+
+def fold(part: nn.Module) -> None:
+    """Put each batch norm into the convolution before it: the same numbers with less work, but no more training."""
+    children = list(part.named_children())
+    for (name, child), (next_name, following) in pairwise([*children, ("", nn.Identity())]):
+        if isinstance(child, nn.Conv2d) and isinstance(following, nn.BatchNorm2d):
+            setattr(part, name, fuse_conv_bn_eval(child, following))
+            setattr(part, next_name, nn.Identity())
+        else:
+            fold(child)
 
 
 def standardise(crops: torch.Tensor) -> torch.Tensor:
@@ -119,14 +133,20 @@ class ExpressionModel:
         input_size: side of the crops in pixels.
     """
 
-    def __init__(self, net: ExpressionNet, labels: tuple[str, ...], *, device: str = "cpu") -> None:
+    def __init__(
+        self, net: ExpressionNet, labels: tuple[str, ...], *, device: str = "cpu", dtype: torch.dtype = torch.float32
+    ) -> None:
+        """Take a network over: it computes in `dtype`, and can no longer be trained."""
         self.labels = labels
         self.input_size = INPUT_SIZE
-        self._device = torch.device(device)
-        self._net = net.to(self._device).eval()
+        self._device, self._dtype = torch.device(device), dtype
+        fold(net.eval())
+        self._net = net.to(self._device, dtype)
+        self._net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._net.head.float()
 
     @classmethod
-    def load(cls, folder: Path, *, device: str = "cpu") -> Self:
+    def load(cls, folder: Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Self:
         """Read `folder/config.json` and `folder/model.safetensors`.
 
         Raises:
@@ -142,7 +162,7 @@ class ExpressionModel:
         missing = [name for name in missing if not name.endswith("num_batches_tracked")]  # only training counts batches
         if missing or unexpected:
             raise ModelError(f"{weights} is not this network: missing {missing}, unexpected {unexpected}")
-        return cls(net, labels, device=device)
+        return cls(net, labels, device=device, dtype=dtype)
 
     @torch.inference_mode()
     def predict(self, crops: npt.NDArray[np.uint8]) -> FloatArray:
@@ -164,8 +184,10 @@ class ExpressionModel:
         return widen(torch.cat(rows).numpy(), self.labels)
 
     def _batches(self, crops: npt.NDArray[np.uint8]) -> Iterator[torch.Tensor]:
-        for batch in torch.split(torch.from_numpy(np.ascontiguousarray(crops)), BATCH_SIZE):
-            yield standardise(batch.to(self._device))
+        for start in range(0, len(crops), BATCH_SIZE):
+            batch = np.ascontiguousarray(crops[start : start + BATCH_SIZE])
+            pictures = standardise(to_device(batch, self._device)).to(self._dtype)
+            yield pictures.to(memory_format=torch.channels_last)
 
     def _checked(self, crops: npt.NDArray[np.uint8]) -> int:
         """How many crops there are; raises ValueError if they are not what `predict` wants."""
