@@ -181,10 +181,9 @@ def load_checkpoint(folder: Path) -> WhisperForEmotion:
     path = folder / CONFIG_FILE
     try:
         config = VoiceConfig.of(json.loads(path.read_text(encoding="utf-8")))
-        with torch.device("meta"):  # no time is spent on random weights
-            model = WhisperForEmotion(config)
+        model = WhisperForEmotion(config)
         path = folder / WEIGHTS_FILE
-        model.load_state_dict(load_file(path), strict=True, assign=True)
+        model.load_state_dict(load_file(path), strict=True)
     except _LOADING_ERRORS as error:
         raise ModelError(f"{path}: cannot be read as an audio emotion model: {error!r}") from error
-    return model.float()
+    return model

@@ -142,9 +142,10 @@ def pool_over_time(layers: Sequence[Tensor], n_positions: Tensor) -> Tensor:
     held = torch.arange(layers[0].shape[1], device=n_positions.device)[None, :] < n_positions[:, None]
     weights = (held.float() / n_positions[:, None])[:, None]
     means, variances = [], []
-    for layer in layers:  # one at a time, in products of matrices: ten times faster than sums over all of them
-        values = layer.float()
-        mean = weights @ values
-        means.append(mean[:, 0])
-        variances.append((weights @ (values - mean).square_())[:, 0])
+    with torch.autocast(n_positions.device.type, enabled=False):
+        for layer in layers:  # one at a time, in products of matrices: ten times faster than sums over all of them
+            values = layer.float()
+            mean = weights @ values
+            means.append(mean[:, 0])
+            variances.append((weights @ (values - mean).square_())[:, 0])
     return torch.cat([*means, *(variance.clamp(min=STD_FLOOR).sqrt() for variance in variances)], dim=1)
