@@ -1,5 +1,6 @@
 """The resident copy of each model, behind its batcher. Only this module of the worker brings torch in."""
 
+import os
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
     import torch
 
+    Load = Callable[[str, torch.dtype], Callable[..., npt.NDArray[np.float32]]]
+
 Rows = npt.NDArray[np.float32]
 
 # Rows in a batch. More saves no time on a CPU and costs memory; on a GPU these are where the search begins.
@@ -40,7 +43,7 @@ class Recognizers:
     Args:
         recipe: whose models.
         device: auto, cpu or cuda.
-        dtype: one of `models.precision.FORMATS`.
+        dtype: one of `models.precision.FORMATS`; auto is what the device is fastest in, of what a model comes in.
     """
 
     def __init__(self, recipe: Recipe, device: str = "auto", dtype: str = "auto") -> None:
@@ -83,17 +86,6 @@ class Recognizers:
                 self._device = pick_device(self._asked)
             return self._device
 
-    @property
-    def dtype(self) -> str:
-        """The number format that the models compute in: float32 or bfloat16."""
-        return str(self._dtype).removeprefix("torch.")
-
-    @property
-    def _dtype(self) -> "torch.dtype":
-        from models.precision import pick_dtype
-
-        return pick_dtype(self._asked_dtype, self.device)
-
     def prepare(self) -> None:
         """Find the device, and load models that the user named: what is not there should not fail video by video.
 
@@ -120,20 +112,21 @@ class Recognizers:
         return self._face_batcher().submit(*row)
 
     def _audio_batcher(self) -> Batcher:
-        device, dtype = self.device, self._dtype
+        device = self.device
         with self._lock:
             if self._audio is None:
                 n_samples = self._recipe.plan.window_ms * SAMPLES_PER_MS
                 example = (np.zeros(n_samples, np.float32), np.array(n_samples, np.int64))
-                self._audio = self._serve("audio", self._load_audio(device, dtype), example, AUDIO_BATCH, device)
+                self._audio = self._serve("audio", self._load_audio, example, AUDIO_BATCH, device)
             return self._audio
 
     def _face_batcher(self) -> Batcher:
-        device, dtype = self.device, self._dtype
+        device = self.device
         with self._lock:
             if self._face is None:
-                predict, example = self._load_face(device, dtype), (self._example_picture(),)
-                self._face = self._serve("face", predict, example, self._picture_batch, device)
+                self._face = self._serve(
+                    "face", self._load_face, (self._example_picture(),), self._picture_batch, device
+                )
             return self._face
 
     def _example_picture(self) -> npt.NDArray[np.uint8]:
@@ -156,20 +149,38 @@ class Recognizers:
 
     def provenance(self) -> dict[str, Any]:
         """What may differ between equal results."""
-        audio, face = self._audio, self._face
+        audio, face, device = self._audio, self._face, self.device
         return {
-            "device": self.device,
-            "dtype": self.dtype,
+            "device": device,
+            "audio_dtype": str(self._dtype("audio", device)).removeprefix("torch."),
+            "face_dtype": str(self._dtype("face", device)).removeprefix("torch."),
             "audio_batch": audio.batch_size if audio else AUDIO_BATCH,
             "face_batch": face.batch_size if face else self._picture_batch,
         }
 
-    def _serve(self, model: str, predict: Callable[..., Rows], example: Row, batch_size: int, device: str) -> Batcher:
+    def _dtype(self, model: str, device: str) -> "torch.dtype":
+        from models.precision import pick_dtype
+
+        integers = model == "face" and not isinstance(self._recipe.preset.face, HubCheckpoint)
+        return pick_dtype(self._asked_dtype, device, integers=integers)
+
+    def _serve(self, model: str, load: "Load", example: Row, batch_size: int, device: str) -> Batcher:
         """A GPU wants large batches of one shape; a CPU pays for each row of padding."""
+        self._limit_threads(device)
+        predict = load(device, self._dtype(model, device))
         if device == "cuda":
             batch_size = find_batch_size(predict, example, batch_size, batch_size << GPU_DOUBLINGS)
         observe = metrics.batch_rows.labels(model).observe
         return self._stack.enter_context(Batcher(predict, batch_size, pad=device == "cuda", observe=observe))
+
+    def _limit_threads(self, device: str) -> None:
+        """Leave the cores to the decoding children where both models are small, unless the environment says more."""
+        preset = self._recipe.preset
+        small = not isinstance(preset.audio, HubCheckpoint) and not isinstance(preset.face, HubCheckpoint)
+        if device == "cpu" and small and "OMP_NUM_THREADS" not in os.environ:
+            import torch
+
+            torch.set_num_threads(max(1, (os.cpu_count() or 1) // CORES_A_THREAD))
 
     def _load_audio(self, device: str, dtype: "torch.dtype") -> Callable[..., Rows]:
         checkpoint, seconds = self._recipe.preset.audio, self._recipe.plan.window_ms / 1000
