@@ -39,6 +39,7 @@ class AnnotateOptions:
     span_seconds: float = 600.0
     adapt: bool = True
     wanted: Wanted = ANY
+    dtype: str = "auto"
 
 
 def run(paths: Sequence[str], options: AnnotateOptions) -> int:
@@ -157,7 +158,7 @@ def _annotate(store: Store, recipe: Any, todo: Sequence[Source], options: Annota
     from worker.pipeline import Pipeline
 
     with (
-        Pipeline(store, recipe, options.device) as pipeline,
+        Pipeline(store, recipe, options.device, dtype=options.dtype) as pipeline,
         bars(stderr(), len(todo), quiet=options.as_json) as progress,
         closing(pipeline.annotate(todo, progress.report)) as outcomes,
     ):

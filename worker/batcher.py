@@ -2,7 +2,8 @@
 
 A batch leaves when it is full, when somebody waits for one of its rows, or when its first row has waited
 `latency_seconds`. Readers ask for their rows long after they have submitted them, so that batches are mostly full, and
-yet nobody waits for company. The queue is bounded: readers that are faster than the model wait.
+yet nobody waits for company; the latency only keeps rows of a slow source from lying there unanswered. The queue is
+bounded: readers that are faster than the model wait.
 """
 
 import threading
@@ -67,7 +68,7 @@ class Batcher:
         self,
         predict: Predict,
         batch_size: int,
-        latency_seconds: float = 0.5,
+        latency_seconds: float = 10.0,
         *,
         pad: bool = False,
         observe: Callable[[float], object] = lambda n_rows: None,

@@ -29,7 +29,7 @@ Rows = npt.NDArray[np.float32]
 
 # Rows in a batch. More saves no time on a CPU and costs memory; on a GPU these are where the search begins.
 AUDIO_BATCH = 16  # windows
-FACE_BATCH = 64  # faces
+FACE_BATCH = 32  # faces
 CLIP_BATCH = 4  # of whole pictures: 5 MB each for ViViT
 GPU_DOUBLINGS = 4  # at most, so that what waits for a batch stays small
 
