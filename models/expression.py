@@ -5,23 +5,31 @@ A residual network (He et al. 2016, doi 10.1109/CVPR.2016.90) with squeeze and e
 (`models.faces`) nor of time: `models.temporal` makes one row of a window's faces.
 """
 
+import hashlib
 import json
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
+import onnxruntime
 import torch
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, InvalidGraph, InvalidProtobuf, NoSuchFile
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from models.errors import ModelError
+from models.precision import to_device
 from models.taxonomy import EMOTIONS, FloatArray, widen
 
+WEIGHTS_FILE, INTEGERS_FILE = "model.safetensors", "int8.onnx"
 INPUT_SIZE = 48  # pixels, both sides: the size of FER2013's images
-BATCH_SIZE = 64  # faces a forward pass; more gains nothing on a CPU and costs memory
+BATCH_SIZE = 64  # faces a forward pass on a CPU; more gains nothing there and costs memory
+GPU_BATCH_SIZE = 1024
 MIN_CONTRAST = 4.0  # grey levels; keeps the noise of a nearly flat crop from being blown up to full contrast
 
 
@@ -88,13 +96,24 @@ class ExpressionNet(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(n, 1, 48, 48) float, standardised, to logits (n, n_labels)."""
-        return self.head(self.dropout(self.features(x)))  # type: ignore[no-any-return]
+        return self.head(self.dropout(self.features(x).to(self.head.weight.dtype)))  # type: ignore[no-any-return]
 
     def judge(self, x: torch.Tensor) -> torch.Tensor:
         """(n, 1, 48, 48) float, standardised, to probabilities (n, n_labels) float32: of the face and its mirror image,
         averaged."""
         rows = torch.softmax(self(torch.cat([x, x.flip(3)])).float(), dim=1)
         return rows.unflatten(0, (2, len(x))).mean(dim=0)  # type: ignore[no-any-return,no-untyped-call]
+
+
+def fold(part: nn.Module) -> None:
+    """Put each batch norm into the convolution before it: the same numbers with less work, but no more training."""
+    children = list(part.named_children())
+    for (name, child), (next_name, following) in pairwise([*children, ("", nn.Identity())]):
+        if isinstance(child, nn.Conv2d) and isinstance(following, nn.BatchNorm2d):
+            setattr(part, name, fuse_conv_bn_eval(child, following))
+            setattr(part, next_name, nn.Identity())
+        else:
+            fold(child)
 
 
 def standardise(crops: torch.Tensor) -> torch.Tensor:
@@ -111,6 +130,35 @@ def standardise(crops: torch.Tensor) -> torch.Tensor:
     return (x - mean) / spread.clamp_min(MIN_CONTRAST)
 
 
+_ONNX_ERRORS = (RuntimeError, Fail, InvalidArgument, InvalidGraph, InvalidProtobuf, NoSuchFile)
+
+
+class IntegerNet:
+    """A network in 8-bit integers, made of an `ExpressionNet` by `models.training.integers`; ONNX Runtime runs it."""
+
+    def __init__(self, path: Path, source_sha256: str) -> None:
+        """Read the network of a file, which says of which weights it was made.
+
+        Raises:
+            ModelError: the file is missing or damaged, or was made of other weights.
+        """
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the decoders need the cores
+        try:
+            self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        except _ONNX_ERRORS as error:
+            raise ModelError(f"cannot load the expression network from {path}: {error}") from error
+        if self._session.get_modelmeta().custom_metadata_map.get("source_sha256") != source_sha256:
+            raise ModelError(f"{path} was made of other weights; make it anew: python -m models.training.integers")
+
+    def judge(self, x: torch.Tensor) -> torch.Tensor:
+        """As `ExpressionNet.judge`."""
+        (logits,) = self._session.run(None, {"x": torch.cat([x, x.flip(3)]).numpy()})
+        rows = torch.from_numpy(logits).softmax(dim=1)
+        return rows.unflatten(0, (2, len(x))).mean(dim=0)  # type: ignore[no-any-return,no-untyped-call]
+
+
 class ExpressionModel:
     """The network with its weights, ready to run.
 
@@ -119,30 +167,36 @@ class ExpressionModel:
         input_size: side of the crops in pixels.
     """
 
-    def __init__(self, net: ExpressionNet, labels: tuple[str, ...], *, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        net: ExpressionNet | IntegerNet,
+        labels: tuple[str, ...],
+        *,
+        device: str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        """Take a network over: one that is not in integers computes in `dtype`, and can no longer be trained."""
         self.labels = labels
         self.input_size = INPUT_SIZE
-        self._device = torch.device(device)
-        self._net = net.to(self._device).eval()
+        self._device, self._dtype, self._net = torch.device(device), dtype, net
+        if isinstance(net, ExpressionNet):
+            fold(net.eval())
+            net.to(self._device, dtype)
+            net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            net.head.float()
 
     @classmethod
-    def load(cls, folder: Path, *, device: str = "cpu") -> Self:
-        """Read `folder/config.json` and `folder/model.safetensors`.
+    def load(cls, folder: Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Self:
+        """Read `folder/config.json` and `folder/model.safetensors`, or for int8 `folder/int8.onnx`, on the CPU only.
 
         Raises:
             ModelError: a file is missing, damaged, or does not fit the other.
         """
-        labels, widths, depths = _read_config(folder / "config.json")
-        net = ExpressionNet(widths, depths, len(labels))
-        weights = folder / "model.safetensors"
-        try:
-            missing, unexpected = net.load_state_dict(load_file(weights), strict=False)
-        except (OSError, SafetensorError, RuntimeError) as error:
-            raise ModelError(f"cannot load the expression network from {weights}: {error}") from error
-        missing = [name for name in missing if not name.endswith("num_batches_tracked")]  # only training counts batches
-        if missing or unexpected:
-            raise ModelError(f"{weights} is not this network: missing {missing}, unexpected {unexpected}")
-        return cls(net, labels, device=device)
+        if dtype == torch.int8:
+            labels, _, _ = _read_config(folder / "config.json")
+            return cls(IntegerNet(folder / INTEGERS_FILE, weights_sha256(folder)), labels, dtype=dtype)
+        net, labels = read_net(folder)
+        return cls(net, labels, device=device, dtype=dtype)
 
     @torch.inference_mode()
     def predict(self, crops: npt.NDArray[np.uint8]) -> FloatArray:
@@ -164,14 +218,41 @@ class ExpressionModel:
         return widen(torch.cat(rows).numpy(), self.labels)
 
     def _batches(self, crops: npt.NDArray[np.uint8]) -> Iterator[torch.Tensor]:
-        for batch in torch.split(torch.from_numpy(np.ascontiguousarray(crops)), BATCH_SIZE):
-            yield standardise(batch.to(self._device))
+        size = GPU_BATCH_SIZE if self._device.type == "cuda" else BATCH_SIZE
+        for start in range(0, len(crops), size):
+            batch = np.ascontiguousarray(crops[start : start + size])
+            pictures = standardise(to_device(batch, self._device))
+            if self._dtype.is_floating_point:
+                pictures = pictures.to(self._dtype, memory_format=torch.channels_last)
+            yield pictures
 
     def _checked(self, crops: npt.NDArray[np.uint8]) -> int:
         """How many crops there are; raises ValueError if they are not what `predict` wants."""
         if crops.ndim != 3 or crops.shape[1:] != (INPUT_SIZE, INPUT_SIZE) or crops.dtype != np.uint8:
             raise ValueError(f"want crops (n, {INPUT_SIZE}, {INPUT_SIZE}) of uint8, got {crops.shape} of {crops.dtype}")
         return len(crops)
+
+
+def read_net(folder: Path) -> tuple[ExpressionNet, tuple[str, ...]]:
+    """The network of a folder as it was trained, float32, and its labels; raises ModelError."""
+    labels, widths, depths = _read_config(folder / "config.json")
+    net, weights = ExpressionNet(widths, depths, len(labels)), folder / WEIGHTS_FILE
+    try:
+        missing, unexpected = net.load_state_dict(load_file(weights), strict=False)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise ModelError(f"cannot load the expression network from {weights}: {error}") from error
+    missing = [name for name in missing if not name.endswith("num_batches_tracked")]  # only training counts batches
+    if missing or unexpected:
+        raise ModelError(f"{weights} is not this network: missing {missing}, unexpected {unexpected}")
+    return net, labels
+
+
+def weights_sha256(folder: Path) -> str:
+    """What tells of which weights an `IntegerNet` was made; raises ModelError."""
+    try:
+        return hashlib.sha256((folder / WEIGHTS_FILE).read_bytes()).hexdigest()
+    except OSError as error:
+        raise ModelError(f"cannot load the expression network from {folder / WEIGHTS_FILE}: {error}") from error
 
 
 def _read_config(path: Path) -> tuple[tuple[str, ...], tuple[int, ...], tuple[int, ...]]:

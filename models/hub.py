@@ -26,6 +26,7 @@ from transformers.utils import logging as hf_logging
 from models.checkpoints import VIDEO, HubCheckpoint, weight_files
 from models.errors import ModelError
 from models.labels import LabelMap
+from models.precision import to_device
 from models.taxonomy import N_EMOTIONS, FloatArray
 
 IntArray = npt.NDArray[np.int64]
@@ -140,7 +141,7 @@ class PixelScale:
 
     def normalised(self, pictures: ByteArray) -> Tensor:
         """(..., height, width, 3) uint8 to (..., 3, height, width) float32, on the scale's device."""
-        pixels = torch.from_numpy(np.ascontiguousarray(pictures)).to(self.slope.device).movedim(-1, -3)
+        pixels = to_device(np.ascontiguousarray(pictures), self.slope.device).movedim(-1, -3)
         return pixels.float() * self.slope + self.shift
 
 

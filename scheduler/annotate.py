@@ -40,6 +40,7 @@ class AnnotateOptions:
     span_seconds: float = 150.0
     adapt: bool = True
     wanted: Wanted = ANY
+    dtype: str = "auto"
 
 
 def run(paths: Sequence[str], options: AnnotateOptions) -> int:
@@ -164,7 +165,7 @@ def _annotate(store: Store, recipe: Any, todo: Spool, options: AnnotateOptions) 
     from worker.pipeline import Pipeline
 
     with (
-        Pipeline(store, recipe, options.device) as pipeline,
+        Pipeline(store, recipe, options.device, dtype=options.dtype) as pipeline,
         bars(stderr(), len(todo), quiet=options.as_json) as progress,
         closing(pipeline.annotate(todo, progress.report)) as outcomes,
     ):

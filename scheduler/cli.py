@@ -101,6 +101,13 @@ def cli() -> None:
     show_default=True,
     help="Where the models run; auto takes a GPU if there is one.",
 )
+@click.option(
+    "--dtype",
+    type=click.Choice(["auto", "float32", "bfloat16"]),
+    default="auto",
+    show_default=True,
+    help="Number format that the models compute in; auto is the one that the processor is fastest in.",
+)
 @wanted_options
 @json_option
 def annotate(
@@ -115,6 +122,7 @@ def annotate(
     video_model: str | None,
     label_map: str | None,
     device: str,
+    dtype: str,
     as_json: bool,
     wanted: Wanted,
 ) -> None:
@@ -140,7 +148,16 @@ def annotate(
 
     models = (preset, audio_model, video_model, label_map)
     options = AnnotateOptions(
-        db_url, window_seconds, hop_seconds, fusion_rule, device, as_json, *models, adapt=adapt, wanted=wanted
+        db_url,
+        window_seconds,
+        hop_seconds,
+        fusion_rule,
+        device,
+        as_json,
+        *models,
+        adapt=adapt,
+        wanted=wanted,
+        dtype=dtype,
     )
     sys.exit(run(paths, options))
 

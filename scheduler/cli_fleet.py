@@ -162,6 +162,13 @@ def watch(
     help="Where the models run; auto takes the GPUs if there are any.",
 )
 @click.option(
+    "--dtype",
+    type=click.Choice(["auto", "float32", "bfloat16"]),
+    default="auto",
+    show_default=True,
+    help="Number format that the models compute in; auto is the one that the processor is fastest in.",
+)
+@click.option(
     "--pipeline",
     "pipelines",
     multiple=True,
@@ -212,6 +219,7 @@ def work(
     slots: int | None,
     processes: int | None,
     device: str,
+    dtype: str,
     pipelines: tuple[str, ...],
     lease_seconds: float,
     grace_seconds: float,
@@ -234,6 +242,7 @@ def work(
         slots=slots,
         processes=processes,
         device=device,
+        dtype=dtype,
         pipelines=pipelines,
         lease_seconds=lease_seconds,
         grace_seconds=grace_seconds,

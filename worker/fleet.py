@@ -79,6 +79,7 @@ class FleetOptions:
 
     Attributes:
         device: auto, cpu or cuda.
+        dtype: as `worker.recognizers.Recognizers` takes it.
         slots: jobs at once, each with a decoding child of its own.
         pipelines: names of those that it works on; none: all.
         lease_seconds: after so long without a heartbeat others may take its jobs.
@@ -87,6 +88,7 @@ class FleetOptions:
     """
 
     device: str = "auto"
+    dtype: str = "auto"
     slots: int = 1
     pipelines: tuple[str, ...] = ()
     lease_seconds: float = 60.0
@@ -100,8 +102,8 @@ class Models:
     Pipelines that make the same windows share their models.
     """
 
-    def __init__(self, device: str) -> None:
-        self._device = device
+    def __init__(self, device: str, dtype: str = "auto") -> None:
+        self._device, self._dtype = device, dtype
         self._lock = threading.Lock()
         self._recipes: dict[str, Recipe] = {}
         self._recognizers: dict[str, Recognizers] = {}
@@ -126,7 +128,7 @@ class Models:
         recipe = self.recipe(pipeline)
         with self._lock:
             if pipeline.windows_digest not in self._recognizers:
-                models = Recognizers(recipe, self._device)
+                models = Recognizers(recipe, self._device, self._dtype)
                 models.prepare()
                 self._recognizers[pipeline.windows_digest] = models
             return self._recognizers[pipeline.windows_digest]
@@ -180,7 +182,7 @@ class FleetWorker:
     def __init__(self, store: Store, options: FleetOptions) -> None:
         self._store, self._options = store, options
         self.owner = new_owner()
-        self._models = Models(options.device)
+        self._models = Models(options.device, options.dtype)
         self._readers = ReaderPool()
         self._heartbeat = Heartbeat(store, options.lease_seconds, options.stall_seconds, lambda: self._models.moved_at)
         self._draining, self._stopping = threading.Event(), threading.Event()

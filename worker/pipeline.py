@@ -74,16 +74,19 @@ class Pipeline:
         store: where the rows go.
         recipe: what is computed.
         device: auto, cpu or cuda.
+        dtype: as `worker.recognizers.Recognizers` takes it.
         children: how many spans are read at once; by default one for each core, at most `MAX_CHILDREN`.
 
     Raises:
         WeightsMissing, DeviceUnavailable: the recipe cannot be computed here.
     """
 
-    def __init__(self, store: Store, recipe: Recipe, device: str = "auto", children: int | None = None) -> None:
+    def __init__(
+        self, store: Store, recipe: Recipe, device: str = "auto", children: int | None = None, dtype: str = "auto"
+    ) -> None:
         self._store, self._recipe = store, recipe
         self._children = children or min(MAX_CHILDREN, os.cpu_count() or 1)
-        self._models = Recognizers(recipe, device)
+        self._models = Recognizers(recipe, device, dtype)
         self._models.prepare()
         self._pipeline_id = register(store, recipe.identity)
         self._owner = new_owner()

@@ -1,5 +1,6 @@
 """The resident copy of each model, behind its batcher. Only this module of the worker brings torch in."""
 
+import os
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -13,17 +14,27 @@ from db.errors import DeviceUnavailable, Internal, MoodreelError, OutOfMemory, W
 from models.checkpoints import AUDIO, IMAGE, VIDEO, HubCheckpoint
 from models.errors import ModelError
 from worker import metrics
-from worker.batcher import Batcher
+from worker.batcher import Batcher, Row, find_batch_size
+from worker.collect import SAMPLES_PER_MS
 from worker.recipe import Recipe
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
+    import torch
+
+    Load = Callable[[str, torch.dtype], Callable[..., npt.NDArray[np.float32]]]
+
 Rows = npt.NDArray[np.float32]
 
+# Rows in a batch. More saves no time on a CPU and costs memory; on a GPU these are where the search begins.
 AUDIO_BATCH = 16  # windows
-FACE_BATCH = 64  # faces
+FACE_BATCH = 32  # faces
 CLIP_BATCH = 4  # of whole pictures: 5 MB each for ViViT
+GPU_DOUBLINGS = 4  # at most, so that what waits for a batch stays small
+
+# Small models' batches are too small to be worth more threads, whose waiting for each other costs the decoders' time.
+CORES_A_THREAD = 8
 
 
 class Recognizers:
@@ -32,10 +43,11 @@ class Recognizers:
     Args:
         recipe: whose models.
         device: auto, cpu or cuda.
+        dtype: one of `models.precision.FORMATS`; auto is what the device is fastest in, of what a model comes in.
     """
 
-    def __init__(self, recipe: Recipe, device: str = "auto") -> None:
-        self._recipe, self._asked = recipe, device
+    def __init__(self, recipe: Recipe, device: str = "auto", dtype: str = "auto") -> None:
+        self._recipe, self._asked, self._asked_dtype = recipe, device, dtype
         self._lock = threading.Lock()
         self._stack = ExitStack()
         self._audio: Batcher | None = None
@@ -103,15 +115,26 @@ class Recognizers:
         device = self.device
         with self._lock:
             if self._audio is None:
-                self._audio = self._serve("audio", self._load_audio(device), AUDIO_BATCH, device)
+                n_samples = self._recipe.plan.window_ms * SAMPLES_PER_MS
+                example = (np.zeros(n_samples, np.float32), np.array(n_samples, np.int64))
+                self._audio = self._serve("audio", self._load_audio, example, AUDIO_BATCH, device)
             return self._audio
 
     def _face_batcher(self) -> Batcher:
         device = self.device
         with self._lock:
             if self._face is None:
-                self._face = self._serve("face", self._load_face(device), self._picture_batch, device)
+                self._face = self._serve(
+                    "face", self._load_face, (self._example_picture(),), self._picture_batch, device
+                )
             return self._face
+
+    def _example_picture(self) -> npt.NDArray[np.uint8]:
+        sampling = self._recipe.sampling
+        if sampling.n_frames is not None:
+            assert sampling.frame_pixels is not None
+            return np.zeros((sampling.n_frames, sampling.frame_pixels, sampling.frame_pixels, 3), np.uint8)
+        return np.zeros((sampling.crop_pixels, sampling.crop_pixels, 3)[: 2 + sampling.crop_colour], np.uint8)
 
     @property
     def _picture_batch(self) -> int:
@@ -126,29 +149,55 @@ class Recognizers:
 
     def provenance(self) -> dict[str, Any]:
         """What may differ between equal results."""
-        batches = {"audio_batch": AUDIO_BATCH, "face_batch": self._picture_batch}
-        return {"device": self.device, "dtype": "float32", **batches}
+        audio, face, device = self._audio, self._face, self.device
+        return {
+            "device": device,
+            "audio_dtype": str(self._dtype("audio", device)).removeprefix("torch."),
+            "face_dtype": str(self._dtype("face", device)).removeprefix("torch."),
+            "audio_batch": audio.batch_size if audio else AUDIO_BATCH,
+            "face_batch": face.batch_size if face else self._picture_batch,
+        }
 
-    def _serve(self, model: str, predict: Callable[..., Rows], batch_size: int, device: str) -> Batcher:
-        """CUDA graphs and compiled kernels want one shape; a CPU pays for each row of padding."""
+    def _dtype(self, model: str, device: str) -> "torch.dtype":
+        from models.precision import pick_dtype
+
+        integers = model == "face" and not isinstance(self._recipe.preset.face, HubCheckpoint)
+        return pick_dtype(self._asked_dtype, device, integers=integers)
+
+    def _serve(self, model: str, load: "Load", example: Row, batch_size: int, device: str) -> Batcher:
+        """A GPU wants large batches of one shape; a CPU pays for each row of padding."""
+        self._limit_threads(device)
+        predict = load(device, self._dtype(model, device))
+        if device == "cuda":
+            batch_size = find_batch_size(predict, example, batch_size, batch_size << GPU_DOUBLINGS)
         observe = metrics.batch_rows.labels(model).observe
         return self._stack.enter_context(Batcher(predict, batch_size, pad=device == "cuda", observe=observe))
 
-    def _load_audio(self, device: str) -> Callable[..., Rows]:
+    def _limit_threads(self, device: str) -> None:
+        """Leave the cores to the decoding children where both models are small, unless the environment says more."""
+        preset = self._recipe.preset
+        small = not isinstance(preset.audio, HubCheckpoint) and not isinstance(preset.face, HubCheckpoint)
+        if device == "cpu" and small and "OMP_NUM_THREADS" not in os.environ:
+            import torch
+
+            torch.set_num_threads(max(1, (os.cpu_count() or 1) // CORES_A_THREAD))
+
+    def _load_audio(self, device: str, dtype: "torch.dtype") -> Callable[..., Rows]:
         checkpoint, seconds = self._recipe.preset.audio, self._recipe.plan.window_ms / 1000
         if isinstance(checkpoint, HubCheckpoint):
-            return _guarded(lambda: _hub_model(checkpoint, device))
+            return _guarded(lambda: _hub_model(checkpoint, device, dtype))
         from models.audio import AudioEmotionModel
 
-        return _guarded(lambda: AudioEmotionModel.load(checkpoint.folder, window_seconds=seconds, device=device))
+        options: dict[str, Any] = {"window_seconds": seconds, "device": device, "dtype": dtype}
+        return _guarded(lambda: AudioEmotionModel.load(checkpoint.folder, **options))
 
-    def _load_face(self, device: str) -> Callable[..., Rows]:
+    def _load_face(self, device: str, dtype: "torch.dtype") -> Callable[..., Rows]:
         checkpoint = self._recipe.preset.face
         if isinstance(checkpoint, HubCheckpoint):
-            return _guarded(lambda: _hub_model(checkpoint, device))
+            return _guarded(lambda: _hub_model(checkpoint, device, dtype))
         from models.expression import ExpressionModel
 
-        return _guarded(lambda: ExpressionModel.load(checkpoint.folder, device=device))
+        return _guarded(lambda: ExpressionModel.load(checkpoint.folder, device=device, dtype=dtype))
 
     def _load_pool(self) -> Callable[..., Rows]:
         checkpoint = self._recipe.preset.temporal
@@ -161,11 +210,11 @@ class Recognizers:
         return _guarded(lambda: TemporalModel.load(checkpoint.folder))
 
 
-def _hub_model(checkpoint: HubCheckpoint, device: str) -> Any:
+def _hub_model(checkpoint: HubCheckpoint, device: str, dtype: "torch.dtype") -> Any:
     from models.hub import HubAudioModel, HubImageModel, HubVideoModel
 
     kinds: dict[str, Any] = {AUDIO: HubAudioModel, VIDEO: HubVideoModel, IMAGE: HubImageModel}
-    return kinds[checkpoint.kind].load(checkpoint, device=device)
+    return kinds[checkpoint.kind].load(checkpoint, device=device, dtype=dtype)
 
 
 def _guarded(load: Callable[[], Any]) -> Callable[..., Rows]:

@@ -105,6 +105,7 @@ def _serve(options: WorkOptions, number: int, pulse: _Pulse) -> int:
     assert options.slots is not None
     fleet = FleetOptions(
         device=options.device,
+        dtype=options.dtype,
         slots=options.slots,
         pipelines=tuple(options.pipelines),
         lease_seconds=options.lease_seconds,

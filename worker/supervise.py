@@ -51,6 +51,7 @@ class WorkOptions:
     slots: int | None = None
     processes: int | None = None
     device: str = "auto"
+    dtype: str = "auto"
     pipelines: Sequence[str] = ()
     lease_seconds: float = 60.0
     grace_seconds: float = 60.0

@@ -9,11 +9,12 @@ measured by `models.training.evaluate`, which trains its fold models by the same
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from safetensors.torch import save as serialised
 from torch import nn
-from transformers import WhisperFeatureExtractor
+from transformers import WhisperConfig, WhisperFeatureExtractor
 
 from models.audio import CONFIG_FILE, WEIGHTS_FILE, WhisperForEmotion
 from models.presets import COMPACT_AUDIO
@@ -31,9 +32,9 @@ def save(whisper: WhisperForEmotion, head: nn.Sequential, out: Path) -> None:
     whisper.classifier.load_state_dict(head.state_dict())
     state = {name: value.half().contiguous() for name, value in whisper.state_dict().items()}
     (out / WEIGHTS_FILE).write_bytes(serialised(state, metadata={"format": "pt"}))
-    whisper.config.architectures = [type(whisper).__name__]
-    whisper.config.dtype = "float16"
-    (out / CONFIG_FILE).write_text(whisper.config.to_json_string())
+    config = WhisperConfig(**asdict(whisper.config), label2id={v: k for k, v in whisper.config.id2label.items()})
+    config.architectures, config.dtype = [type(whisper).__name__], "float16"
+    (out / CONFIG_FILE).write_text(config.to_json_string())
     WhisperFeatureExtractor().save_pretrained(out)
 
 

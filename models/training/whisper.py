@@ -1,13 +1,12 @@
-"""OpenAI's own Whisper checkpoint, read as the encoder of transformers."""
+"""OpenAI's own Whisper checkpoint, read as ours."""
 
 import hashlib
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import WhisperConfig
 
-from models.audio import WhisperForEmotion
+from models.audio import VoiceConfig, WhisperForEmotion
 from models.errors import ModelError
 from models.taxonomy import EMOTIONS
 
@@ -43,10 +42,10 @@ def encoder_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {encoder_name(name): value.float() for name, value in state.items() if name.startswith("encoder.")}
 
 
-def emotion_config(dims: dict[str, int], hidden: int) -> WhisperConfig:
+def emotion_config(dims: dict[str, int], hidden: int) -> VoiceConfig:
     """The configuration of an encoder of these dimensions (OpenAI's `dims`) with a head for all of `EMOTIONS`,
     `hidden` units wide."""
-    return WhisperConfig(
+    return VoiceConfig(
         classifier_proj_size=hidden,
         num_mel_bins=dims["n_mels"],
         max_source_positions=dims["n_audio_ctx"],
@@ -55,7 +54,6 @@ def emotion_config(dims: dict[str, int], hidden: int) -> WhisperConfig:
         encoder_attention_heads=dims["n_audio_head"],
         encoder_ffn_dim=4 * dims["n_audio_state"],
         id2label=dict(enumerate(EMOTIONS)),
-        label2id={label: index for index, label in enumerate(EMOTIONS)},
     )
 
 

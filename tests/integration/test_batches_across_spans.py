@@ -31,7 +31,7 @@ class Network:
         self.n_loaded, self.batches = 0, []
         self.begun, self.go_on = threading.Event(), threading.Event()
 
-    def load(self, folder, *, device):
+    def load(self, folder, *, device, dtype):
         self.n_loaded += 1
         return self
 
@@ -64,6 +64,7 @@ def test_a_batch_is_filled_from_all_spans_in_flight(monkeypatch, device, n_paddi
     network, all_read = Network(), threading.Barrier(N_SPANS + 1)
     monkeypatch.setattr(ExpressionModel, "load", network.load)
     monkeypatch.setattr(recognizers, "pick_device", lambda asked: device)
+    monkeypatch.setattr(recognizers, "find_batch_size", lambda *_: FACE_BATCH)
 
     def annotate(index):
         run = SpanRun(claim(index), RECIPE, models, has_audio=False, has_video=True)

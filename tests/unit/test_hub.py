@@ -52,6 +52,23 @@ def test_sound_is_judged_as_the_checkpoint_judges_it_alone(tmp_path, name):
         np.testing.assert_allclose(row[[EMOTIONS.index(label) for label in CREMA_D]], alone, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", [*AUDIO, *VIDEO, *IMAGE])
+def test_bfloat16_changes_probabilities_little(tmp_path, name):
+    """Of networks with large random weights, which round worse than trained ones."""
+    checkpoint = HubCheckpoint(str(save(tmp_path / name, name, CREMA_D)), "audio" if name in AUDIO else "video")
+    kind = HubAudioModel if name in AUDIO else HubVideoModel if name in VIDEO else HubImageModel
+    frames = (checkpoint.n_frames,) if name in VIDEO else ()
+    pictures = RANDOM.integers(0, 256, (3, *frames, 32, 32, 3), dtype=np.uint8)
+    exact, rounded = (
+        kind.load(checkpoint, dtype=dtype).predict(*((WAVES, LENGTHS) if name in AUDIO else (pictures,)))
+        for dtype in (torch.float32, torch.bfloat16)
+    )
+    assert_rows(rounded, CREMA_D, len(exact))
+    difference = np.abs(rounded - exact)
+    assert 0 < np.nanmean(difference) <= 0.01
+    assert np.nanmax(difference) <= 0.05
+
+
 def test_a_window_longer_than_whisper_hears_is_not_cut_in_silence(tmp_path):
     folder = save(tmp_path / "a", "whisper", CREMA_D, max_source_positions=50)
     model = HubAudioModel.load(HubCheckpoint(str(folder), "audio"))

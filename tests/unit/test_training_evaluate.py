@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -70,7 +70,7 @@ def tiny_encoder(tmp_path):
     folder = tmp_path / "encoder"
     folder.mkdir()
     save_file(model.state_dict(), folder / "model.safetensors")
-    (folder / "config.json").write_text(model.config.to_json_string())
+    (folder / "config.json").write_text(json.dumps(asdict(model.config)))
     return folder
 
 

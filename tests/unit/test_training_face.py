@@ -11,6 +11,7 @@ import torch
 from models.expression import ExpressionModel
 from models.taxonomy import EMOTIONS
 from models.training import face as training
+from models.training import integers
 from models.training.face import FOLDER_LABELS, LABELS, Images, Recipe
 
 
@@ -161,3 +162,12 @@ def test_the_command_leaves_a_network_that_loads(data, tmp_path, capsys):
     metrics = json.loads((out / "metrics.json").read_text())
     assert metrics["PrivateTest"] == training.measure(model, training.read_images(data / "test", "PrivateTest"))
     assert (out / "model.safetensors").stat().st_size < 8_500_000  # float16, 4.0 M parameters
+
+
+def test_integers_are_calibrated_on_as_many_pictures_of_each_label():
+    labels = torch.tensor([0] * 9 + [1] * 4 + [3] * 2)
+    images = Images(torch.arange(15, dtype=torch.uint8)[:, None, None].expand(15, 48, 48), labels)
+    chosen = integers.spread(images, 4)
+    assert chosen[:, 0, 0].tolist() == [0, 2, 4, 6, 9, 10, 11, 12, 13, 14]
+    batches = integers.Pictures(chosen)
+    assert [batches.get_next()["x"].shape, batches.get_next()] == [(10, 1, 48, 48), None]
