@@ -62,7 +62,7 @@ def number_on(crop: np.ndarray) -> int:
 class BoardWatcher:
     """Takes the whole picture for the face; its box tells the picture's size in pixels."""
 
-    def look(self, picture: np.ndarray, crop_pixels: int = 48, crop_colour: bool = False) -> Sight:
+    def look(self, picture: np.ndarray, *_: Any, anew: bool = True) -> Sight:
         """See (height, width, 3) uint8."""
         height, width = picture.shape[:2]
         rows, columns = (np.arange(48) * 2 + 1) * height // 96, (np.arange(48) * 2 + 1) * width // 96
@@ -73,21 +73,21 @@ class BoardWatcher:
 class HangingWatcher(BoardWatcher):
     """Never comes back from a picture of an even width above 200."""
 
-    def look(self, picture: np.ndarray, crop_pixels: int = 48, crop_colour: bool = False) -> Sight:
+    def look(self, picture: np.ndarray, *_: Any, anew: bool = True) -> Sight:
         """Hang on wide pictures."""
         if picture.shape[1] > 200:
             time.sleep(3600)
-        return super().look(picture)
+        return super().look(picture, anew=anew)
 
 
 class CrashingWatcher(BoardWatcher):
     """Takes the process with it, as a decoder's bug would."""
 
-    def look(self, picture: np.ndarray, crop_pixels: int = 48, crop_colour: bool = False) -> Sight:
+    def look(self, picture: np.ndarray, *_: Any, anew: bool = True) -> Sight:
         """Crash on wide pictures."""
         if picture.shape[1] > 200:
             os.kill(os.getpid(), signal.SIGSEGV)
-        return super().look(picture)
+        return super().look(picture, anew=anew)
 
 
 class LoudListener:
