@@ -17,9 +17,10 @@ FloatPoints = npt.NDArray[np.float64]
 
 SEMANTICS = 2  # raised by hand whenever this module or `models.mtcnn` changes the numbers though no setting did
 MIN_FACE_CONFIDENCE = 0.95
+MIN_FOLLOWED_CONFIDENCE = 0.8  # of a face that was found before: a search takes the surest of several looks at each
 MAX_FOLLOWED = 4  # faces; to follow more costs as much as to search the whole picture
-CUT_DIFFERENCE = 15.0  # of 255, on average from a picture to the next, from which there is another scene; measured on
-SAMPLED_SIDE = 32  # pixels, about, of the longer side: within a scene one pair of 500 differs by more
+CUT_DIFFERENCE = 20.0  # of 255, on average from a picture to the next, from which there is another scene; measured on
+SAMPLED_SIDE = 32  # pixels, about, of the longer side: within a scene one pair of 4000 differs by more
 LANDMARKS = ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")  # left as seen in the picture
 CROP_SIZE = 48  # pixels
 MAX_OVERSAMPLING = 8  # bounds the cost of a face that fills a large picture
@@ -65,7 +66,7 @@ class FaceDetector:
         Raises:
             ValueError: the image has another shape or type.
         """
-        return _faces(self._cascade.find(_picture(image)))
+        return _faces(self._cascade.find(_picture(image)), MIN_FACE_CONFIDENCE)
 
     def follow(self, image: ByteImage, faces: Sequence[Face]) -> list[Face] | None:
         """Where the faces of the picture before are now, the largest first. Nobody else is looked for.
@@ -86,7 +87,8 @@ class FaceDetector:
         if not 0 < len(faces) <= MAX_FOLLOWED:
             return None
         x, y, width, height = np.array([face.box for face in faces]).T
-        found = _faces(self._cascade.follow(_picture(image), np.stack([x, y, x + width, y + height], axis=1)))
+        boxes = np.stack([x, y, x + width, y + height], axis=1)
+        found = _faces(self._cascade.follow(_picture(image), boxes), MIN_FOLLOWED_CONFIDENCE)
         return found if len(found) == len(faces) else None
 
 
@@ -128,14 +130,14 @@ def _picture(image: ByteImage) -> ByteImage:
     return image
 
 
-def _faces(found: Found) -> list[Face]:
-    """Those of which the detector is sure; a pixel's centre lies half a pixel from its edge."""
+def _faces(found: Found, min_confidence: float) -> list[Face]:
+    """Those of which the detector is so sure, the largest first; a pixel's centre lies half a pixel from its edge."""
     faces = [
         Face((left, top, right - left, bottom - top), score, points - 0.5)
         for (left, top, right, bottom), score, points in zip(
             found.boxes.tolist(), found.scores.tolist(), found.points, strict=True
         )
-        if score >= MIN_FACE_CONFIDENCE
+        if score >= min_confidence
     ]
     return sorted(faces, key=lambda face: -face.area)
 

@@ -28,7 +28,6 @@ NetworkInput = npt.NDArray[np.float32]
 MIN_FACE_SIZE = 0.075  # of the picture's longer side: 24 pixels in 320; less shows no expression
 PYRAMID_FACTOR = 0.6  # a step of the pyramid; the paper's 0.709 costs half as much again for one more face in 100
 STEP_THRESHOLDS = (0.6, 0.7, 0.7)  # of the proposal, refinement and output networks, as in the paper
-SEARCH_SIDE = 320  # pixels of the longer side of what the first two networks see: the smallest face has 24 there
 CELL_SIDE, CELL_STEP = 12, 2  # pixels: what the proposal network judges at once, and from one to the next
 REFINE_SIDE, OUTPUT_SIDE = 24, 48  # pixels of a side of what the other two networks judge
 LEVEL_OVERLAP, OVERLAP = 0.5, 0.7  # boxes that share more than this are one: at one level of the pyramid; elsewhere
@@ -70,10 +69,7 @@ class Cascade:
 
     def find(self, image: ByteImage) -> Found:
         """Search all of a picture, (h, w, 3) uint8 RGB."""
-        scale = min(1.0, SEARCH_SIDE / max(image.shape))
-        small = _resized(image, max(1, round(image.shape[0] * scale)), max(1, round(image.shape[1] * scale)))
-        enlarge = np.tile(_size(image) / _size(small), 2)
-        return self._settle(image, self._refine(small, self._propose(small)) * enlarge)
+        return self._settle(image, self._refine(image, self._propose(image)))
 
     def follow(self, image: ByteImage, boxes: FloatArray) -> Found:
         """Look for faces only where they were in an earlier picture, (n, 4), as if that had been proposed.
@@ -100,7 +96,7 @@ class Cascade:
 
     def _refine(self, image: ByteImage, boxes: FloatArray) -> FloatArray:
         """Those of the boxes, (n, 4), that the refinement network takes for faces, moved onto them."""
-        boxes = np.round(_squared(boxes))
+        boxes = _squared(boxes)
         moves, chances = _run(self._refining, _cut(image, boxes, REFINE_SIDE), (4, 2))
         sure = np.flatnonzero(chances[:, 1] > STEP_THRESHOLDS[1])
         sure = sure[_distinct(boxes[sure], chances[sure, 1], OVERLAP)]
@@ -108,7 +104,7 @@ class Cascade:
 
     def _settle(self, image: ByteImage, boxes: FloatArray) -> Found:
         """Those of the boxes, (n, 4), that the output network takes for faces, and where exactly they are."""
-        boxes = np.round(_squared(boxes))
+        boxes = _squared(boxes)
         moves, points, chances = _run(self._output, _cut(image, boxes, OUTPUT_SIDE), (4, 10, 2))
         sure = chances[:, 1] > STEP_THRESHOLDS[2]
         boxes, scores = boxes[sure], chances[sure, 1]
@@ -184,6 +180,14 @@ def _size(image: ByteImage) -> FloatArray:
 
 
 def _resized(image: ByteImage, height: int, width: int) -> ByteImage:
+    """A picture in another size, by the mean of what each pixel covers; first halved if it can be, which is fast."""
+    if image.shape[0] >= 2 * height and image.shape[1] >= 2 * width:
+        half = image.shape[0] // 2, image.shape[1] // 2
+        image = _area(image[: 2 * half[0], : 2 * half[1]], *half)
+    return _area(image, height, width)
+
+
+def _area(image: ByteImage, height: int, width: int) -> ByteImage:
     return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
 
 
@@ -193,7 +197,7 @@ def _input(pictures: ByteImage) -> NetworkInput:
 
 
 def _cut(image: ByteImage, boxes: FloatArray, side: int) -> NetworkInput:
-    """What whole-numbered boxes, (n, 4), show, (n, side, side, 3) as a network takes it; black beyond the picture."""
+    """What boxes of `_squared`, (n, 4), show, (n, side, side, 3) as a network takes it; black beyond the picture."""
     crops = np.zeros((len(boxes), side, side, 3), np.uint8)
     height, width = image.shape[:2]
     for crop, (left, top, right, bottom) in zip(crops, boxes.astype(int).tolist(), strict=True):
@@ -202,14 +206,14 @@ def _cut(image: ByteImage, boxes: FloatArray, side: int) -> NetworkInput:
         if part.size and any(beyond):
             part = np.asarray(cv2.copyMakeBorder(part, *beyond, cv2.BORDER_CONSTANT), np.uint8)
         if part.size:
-            cv2.resize(part, (side, side), dst=crop, interpolation=cv2.INTER_AREA)
+            crop[:] = _resized(part, side, side)
     return _input(crops)
 
 
 def _squared(boxes: FloatArray) -> FloatArray:
-    """Squares about the middle of boxes, (n, 4), with their longer side."""
-    middle, half = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]).max(axis=1, keepdims=True) / 2
-    return np.hstack([middle - half, middle + half])
+    """Squares of whole, even pixels about the middle of boxes, (n, 4), and as long as their longer side."""
+    middle, longer = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]).max(axis=1, keepdims=True)
+    return np.hstack([np.round(middle) - np.round(longer / 2), np.round(middle) + np.round(longer / 2)])
 
 
 def _moved(boxes: FloatArray, moves: FloatArray) -> FloatArray:

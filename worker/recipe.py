@@ -153,11 +153,11 @@ def _face_detector() -> dict[str, Any]:
     return {
         "code": faces.SEMANTICS,
         "sha256": mtcnn.WEIGHTS_SHA256,
-        "search_side": mtcnn.SEARCH_SIDE,
         "min_face_size": mtcnn.MIN_FACE_SIZE,
         "pyramid_factor": mtcnn.PYRAMID_FACTOR,
         "step_thresholds": list(mtcnn.STEP_THRESHOLDS),
         "min_confidence": faces.MIN_FACE_CONFIDENCE,
+        "min_followed_confidence": faces.MIN_FOLLOWED_CONFIDENCE,
         "search_seconds": SEARCH_SECONDS,
         "max_followed": faces.MAX_FOLLOWED,
         "cut_difference": faces.CUT_DIFFERENCE,
