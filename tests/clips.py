@@ -9,7 +9,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import lru_cache
 from itertools import pairwise
@@ -62,7 +62,7 @@ def number_on(crop: np.ndarray) -> int:
 class BoardWatcher:
     """Takes the whole picture for the face; its box tells the picture's size in pixels."""
 
-    def look(self, picture: np.ndarray, crop_pixels: int = 48, crop_colour: bool = False) -> Sight:
+    def look(self, picture: np.ndarray, *_: Any, anew: bool = True) -> Sight:
         """See (height, width, 3) uint8."""
         height, width = picture.shape[:2]
         rows, columns = (np.arange(48) * 2 + 1) * height // 96, (np.arange(48) * 2 + 1) * width // 96
@@ -70,24 +70,35 @@ class BoardWatcher:
         return Sight("face", 1, crop, (0.0, 0.0, float(width), float(height)), 1.0)
 
 
+class RememberingWatcher(BoardWatcher):
+    """Tells in place of the box how many frames it has looked at since it was to look anew, and their numbers' sum."""
+
+    def look(self, picture: np.ndarray, *_: Any, anew: bool = True) -> Sight:
+        """See (height, width, 3) uint8."""
+        sight = super().look(picture)
+        count, total = (0, 0) if anew else self._seen
+        self._seen = (count + 1, total + number_on(sight.crop))
+        return replace(sight, box=(*map(float, self._seen), 0.0, 0.0))
+
+
 class HangingWatcher(BoardWatcher):
     """Never comes back from a picture of an even width above 200."""
 
-    def look(self, picture: np.ndarray, crop_pixels: int = 48, crop_colour: bool = False) -> Sight:
+    def look(self, picture: np.ndarray, *_: Any, anew: bool = True) -> Sight:
         """Hang on wide pictures."""
         if picture.shape[1] > 200:
             time.sleep(3600)
-        return super().look(picture)
+        return super().look(picture, anew=anew)
 
 
 class CrashingWatcher(BoardWatcher):
     """Takes the process with it, as a decoder's bug would."""
 
-    def look(self, picture: np.ndarray, crop_pixels: int = 48, crop_colour: bool = False) -> Sight:
+    def look(self, picture: np.ndarray, *_: Any, anew: bool = True) -> Sight:
         """Crash on wide pictures."""
         if picture.shape[1] > 200:
             os.kill(os.getpid(), signal.SIGSEGV)
-        return super().look(picture)
+        return super().look(picture, anew=anew)
 
 
 class LoudListener:

@@ -159,7 +159,8 @@ class SpanReader:
 
     def __init__(self, media: Media, request: ReadRequest, tools: Tools) -> None:
         self._media, self._request, self._tools = media, request, tools
-        media.go_to(request.start_seconds, request.warm_up_seconds)
+        look_seconds = request.start_seconds % (request.search_every / request.frame_rate_hz)  # as `PictureTrack` does
+        media.go_to(request.start_seconds - look_seconds, request.warm_up_seconds)
         self._readers = {stream.index: StreamReader(stream, media, self._track(stream)) for stream in media.streams.all}
         self._absent = {
             stream.index

@@ -41,11 +41,12 @@ class Sight:
 class Watcher(Protocol):
     """Looks at pictures. `worker.decoder_faces.FaceWatcher` looks for faces."""
 
-    def look(self, picture: ByteArray, crop_pixels: int, crop_colour: bool) -> Sight:
+    def look(self, picture: ByteArray, crop_pixels: int, crop_colour: bool, *, anew: bool) -> Sight:
         """What is to be seen in an upright picture (height, width, 3), RGB, at most 640 pixels on its long side.
 
         Args:
             crop_pixels, crop_colour: as in `worker.protocol.ReadRequest`.
+            anew: what is seen must not depend on the pictures that were looked at before.
         """
         ...
 
@@ -112,6 +113,9 @@ class _Held:
 class PictureTrack:
     """One span of one picture stream, from decoded frames to events.
 
+    What is seen in a frame may depend on the frames before it, but on none before the last multiple of `search_every`
+    on the grid. The watcher looks from there on, so that a span's pictures are the same wherever the file is cut.
+
     Args:
         request: the span, its grid, and what of the pictures is wanted.
         watcher: looks once at each frame that is on screen at a point of the grid.
@@ -125,7 +129,9 @@ class PictureTrack:
         self._request, self._watcher, self._converter = request, watcher, converter
         self._start_seconds, self._span_end_seconds = request.start_seconds, request.end_seconds
         self._rate_hz = request.frame_rate_hz
-        self._next = self.first_point = self.grid(request.start_seconds)
+        self._first = self.grid(request.start_seconds)
+        self._next = self.first_point = self._first - self._first % request.search_every
+        self._searched: int | None = None
         self._held: _Held | None = None
         self._lost_from: float | None = None
         self._recovering = False
@@ -213,24 +219,31 @@ class PictureTrack:
             until_seconds = min(until_seconds, max(self._lost_from, held.start_seconds))
         if math.isinf(until_seconds):
             until_seconds = held.end_seconds
+        end = self.grid(until_seconds)
         if self._span_end_seconds is not None:
             until_seconds = min(until_seconds, self._span_end_seconds)
         first = max(self._next, self.grid(held.start_seconds))
         self._next = max(self._next, self.grid(until_seconds))
         if first < self._next and isinstance(held.frame, VideoFrame):
-            yield from self._show(held.frame, held.start_seconds, range(first, self._next))
+            yield from self._show(held.frame, held.start_seconds, range(first, self._next), end)
 
-    def _show(self, shown: VideoFrame, start_seconds: float, grid: range) -> Iterator[Picture]:
-        """The frame at each of these points; the whole picture goes with the first of them only."""
+    def _show(self, shown: VideoFrame, start_seconds: float, grid: range, end: int) -> Iterator[Picture]:
+        """The frame at each of these points; the whole picture goes with the first of them only.
+
+        Args:
+            end: the point up to which the frame is on screen, beyond the span's end too.
+        """
         asked = self._request
         self.frames_converted += 1
         picture = self._converter.convert(shown)
         sight, frame = Sight(UNJUDGED), None
         if any(index % asked.face_every == 0 for index in grid):
-            sight = self._watcher.look(picture, asked.crop_pixels, asked.crop_colour)
+            last, self._searched = self._searched, (end - 1) // asked.search_every
+            anew = last != self._searched  # no other frame was looked at since the last multiple
+            sight = self._watcher.look(picture, asked.crop_pixels, asked.crop_colour, anew=anew)
         if asked.frame_pixels is not None:
             frame = square(picture, asked.frame_pixels, asked.frame_short_pixels)
-        for index in grid:
+        for index in grid[max(0, self._first - grid.start) :]:
             yield Picture(index, index / self._rate_hz, start_seconds, **vars(sight), frame=frame)
             frame = None
 

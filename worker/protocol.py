@@ -15,6 +15,7 @@ ByteArray = npt.NDArray[np.uint8]
 SAMPLE_RATE_HZ = 16_000
 CHUNK_SAMPLES = 512  # of the voice detector: 32 ms at 16 kHz
 CROP_SIZE = 48  # pixels on each side of a face crop, unless more are asked for
+SEARCH_SECONDS = 1.0  # from one picture that is searched for faces to the next; in between those found are followed
 UNJUDGED = "unjudged"  # state of a picture that nobody looked at for faces
 
 
@@ -95,6 +96,11 @@ class ReadRequest:
         sides = (self.crop_pixels, self.frame_pixels or 16, self.frame_short_pixels or 16)
         if self.face_every < 1 or not all(16 <= side <= 2048 for side in sides):
             raise ValueError(f"not sizes of crops and frames: {sides} pixels, faces in every {self.face_every}")
+
+    @property
+    def search_every(self) -> int:
+        """Pictures whose place on the grid is a multiple of this are searched for faces anew."""
+        return self.face_every * max(1, round(SEARCH_SECONDS * self.frame_rate_hz / self.face_every))
 
     def fits(self, picture: "Picture") -> bool:
         """Whether a picture has the shapes that were asked for."""

@@ -10,10 +10,11 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
-from models import faces, voice
+from models import faces, mtcnn, voice
 from models.calibration import Calibration
 from models.fusion import Fusion
 from models.presets import COMPACT, Preset, preset_from
+from worker.protocol import SEARCH_SECONDS
 from worker.sampling import Sampling
 from worker.timeline import Smoothing
 from worker.windows import WindowPlan
@@ -150,11 +151,15 @@ def _digest(config: dict[str, Any]) -> str:
 
 def _face_detector() -> dict[str, Any]:
     return {
-        "sha256": faces.weights_sha256(),
-        "working_side": faces.WORKING_SIDE,
-        "min_face_size": faces.MIN_FACE_SIZE,
-        "pyramid_factor": faces.PYRAMID_FACTOR,
-        "step_thresholds": list(faces.STEP_THRESHOLDS),
+        "code": faces.SEMANTICS,
+        "sha256": mtcnn.WEIGHTS_SHA256,
+        "min_face_size": mtcnn.MIN_FACE_SIZE,
+        "pyramid_factor": mtcnn.PYRAMID_FACTOR,
+        "step_thresholds": list(mtcnn.STEP_THRESHOLDS),
         "min_confidence": faces.MIN_FACE_CONFIDENCE,
+        "min_followed_confidence": faces.MIN_FOLLOWED_CONFIDENCE,
+        "search_seconds": SEARCH_SECONDS,
+        "max_followed": faces.MAX_FOLLOWED,
+        "cut_difference": faces.CUT_DIFFERENCE,
         "template": faces.TEMPLATE.tolist(),
     }

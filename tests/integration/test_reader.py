@@ -431,6 +431,37 @@ def test_one_look_at_each_frame(reader, tmp_path):
     assert [p.source_seconds for p in reading.pictures[:15]] == [0.0] * 5 + [1.0] * 5 + [2.0] * 5
 
 
+@pytest.fixture(scope="module")
+def remembering():
+    with board_reader(watcher="tests.clips:RememberingWatcher", threads=2) as reader:
+        yield reader
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.ts", "a.avi"])
+def test_what_is_seen_depends_on_no_cut(remembering, tmp_path, name):
+    path = clip(tmp_path, name, seconds=8.0)
+    whole = {p.grid_index: p.box for p in read(remembering, path).pictures}
+    assert [whole[k][0] for k in range(5, 25)] == [1, 2, 3, 4, 5] * 4  # looked at anew each second
+    for start, end in ((5.0, 7.0), (5.4, 7.0), (6.8, None), (2.2, 2.6)):
+        pictures = read(remembering, path, start_seconds=start, end_seconds=end, warm_up_seconds=0.1).pictures
+        assert pictures[0].grid_index == round(start * 5)
+        assert [p.box for p in pictures] == [whole[p.grid_index] for p in pictures]
+
+
+def test_frames_that_stay_on_screen_depend_on_no_cut_either(remembering, tmp_path):
+    steps_ms = np.random.default_rng(3).choice([90, 350, 700, 1200, 2500], 40)
+    times = [Fraction(int(ms), 1000) for ms in np.cumsum(steps_ms) - steps_ms[0]]
+    path = write(tmp_path / "a.mkv", Pictures(times, time_base=Fraction(1, 1000), options=B_FRAMES))
+    asked = {"frame_rate_hz": 8.0, "face_every": 2}
+    whole = {p.grid_index: (p.state, p.box) for p in read(remembering, path, **asked).pictures}
+    assert {state for state, _ in whole.values()} == {"face", "unjudged"}
+    for start in np.arange(0.25, 20, 1.625):
+        pictures = read(remembering, path, start_seconds=start, end_seconds=start + 3.125, **asked).pictures
+        assert len(pictures) == 25
+        looked_at = [p for p in pictures if p.grid_index % 2 == 0]
+        assert [(p.grid_index, p.box) for p in looked_at] == [(p.grid_index, whole[p.grid_index][1]) for p in looked_at]
+
+
 def test_spans_of_a_cut_add_up_to_the_whole(reader, tmp_path):
     path = clip(tmp_path, "a.mp4", seconds=9.0)
     whole = read(reader, path)

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from models.faces import CROP_SIZE, TEMPLATE, Face, FaceDetector, align, similarity, weights_sha256
+from models.faces import CROP_SIZE, MAX_FOLLOWED, TEMPLATE, Face, FaceDetector, FaceTracker, align, similarity
 
 WIDTH = 320  # pixels, of the pictures that the detector is given here
 
@@ -96,6 +96,100 @@ def test_what_is_no_picture_is_refused(detector, image):
         detector.detect(image)
 
 
+def box_overlap(one: Face, other: Face) -> float:
+    """Intersection over union."""
+    (a, b), (c, d) = (np.array([face.box[:2], np.add(face.box[:2], face.box[2:])]) for face in (one, other))
+    shared = np.clip(np.minimum(b, d) - np.maximum(a, c), 0, None).prod()
+    return shared / (one.area + other.area - shared)
+
+
+def eye_distance(face: Face) -> float:
+    return float(np.linalg.norm(face.landmarks[0] - face.landmarks[1]))
+
+
+def moved(picture: np.ndarray, x: float, y: float) -> np.ndarray:
+    return cv2.warpAffine(picture, np.array([[1, 0, x], [0, 1, y]], float), picture.shape[1::-1])
+
+
+def test_a_face_is_followed_a_little_way_and_not_far(detector, media):
+    for picture in frames(media / "WolfgangLanger_Pexels.mp4", 60, limit=4):
+        (face,) = before = detector.detect(picture)
+        side = max(face.box[2:])
+        for angle in np.arange(0, 2 * np.pi, np.pi / 4):
+            x, y = 0.1 * side * np.cos(angle), 0.1 * side * np.sin(angle)
+            there = moved(picture, x, y)
+            (followed,) = detector.follow(there, before)
+            (found,) = detector.detect(there)
+            assert box_overlap(followed, found) > 0.8
+            assert np.abs(followed.landmarks - found.landmarks).max() < 0.2 * eye_distance(found)
+            assert detector.follow(moved(picture, 5 * x, 5 * y), before) is None
+
+
+def test_all_or_nobody_is_followed(detector, media):
+    (picture, *_) = frames(media / "obama_speech.mp4", 12)
+    both = detector.detect(picture)
+    assert len(both) == 2
+    assert [box_overlap(a, b) > 0.8 for a, b in zip(detector.follow(picture, both), both, strict=True)] == [True] * 2
+    x, y, width, height = np.round(both[1].box).astype(int)
+    picture[y : y + height, x : x + width] = 0
+    assert detector.follow(picture, both) is None
+    assert len(detector.follow(picture, both[:1])) == 1
+    assert detector.follow(picture, []) is None
+    assert detector.follow(picture, both[:1] * (MAX_FOLLOWED + 1)) is None
+
+
+class Counting(FaceTracker):
+    """Counts the pictures that it searches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.searches = 0
+        search = self._detector.detect
+
+        def counted(image: np.ndarray) -> list[Face]:
+            self.searches += 1
+            return search(image)
+
+        self._detector.detect = counted
+
+
+def searches(pictures: list[np.ndarray], every: int) -> list[int]:
+    """How often all of a picture was searched, up to each of them."""
+    tracker, numbers = Counting(), []
+    for k, picture in enumerate(pictures):
+        tracker.look(picture, anew=k % every == 0)
+        numbers.append(tracker.searches)
+    return numbers
+
+
+def test_pictures_are_searched_only_where_they_must_be(media):
+    speaker, street = (frames(media / name, 5) for name in ("WolfgangLanger_Pexels.mp4", "no_face.mp4"))
+    assert searches(speaker[:6], every=10) == [1] * 6
+    assert searches(speaker[:6], every=3) == [1, 1, 1, 2, 2, 2]
+    assert searches(street[:4], every=10) == [1, 2, 3, 4]  # somebody may come in at any time
+    mirrored = [np.ascontiguousarray(picture[:, ::-1]) for picture in speaker[:3]]
+    assert searches(speaker[:2] + mirrored, every=10) == [1, 1, 2, 2, 2]  # a cut
+
+
+def test_a_face_that_a_cut_puts_in_the_place_of_another_is_searched_for(media):
+    (speaker, *_) = frames(media / "WolfgangLanger_Pexels.mp4", 60)
+    elsewhere = speaker // 2  # the same face; all around is another light
+    assert searches([speaker, elsewhere], every=10) == [1, 2]
+
+
+def test_a_search_does_not_depend_on_what_was_seen_before(media):
+    speaker = frames(media / "WolfgangLanger_Pexels.mp4", 30)
+    (other, *_) = frames(media / "obama_speech.mp4", 12)
+    fresh, used = FaceTracker(), FaceTracker()
+    used.look(other, anew=True)
+    for picture in speaker[3:8]:
+        used.look(picture, anew=False)
+    for k, picture in enumerate(speaker[:3]):
+        (one,), (same,) = (tracker.look(picture, anew=k == 0) for tracker in (fresh, used))
+        assert (one.box, one.confidence) == (same.box, same.confidence)
+        np.testing.assert_array_equal(one.landmarks, same.landmarks)
+
+
 @pytest.mark.parametrize(("degrees", "scale", "shift"), [(0, 1, (0, 0)), (30, 2.5, (90, 10)), (-75, 0.4, (-5, 60))])
 def test_similarity_recovers_a_known_one(degrees, scale, shift):
     turn = np.deg2rad(degrees)
@@ -169,10 +263,6 @@ def test_align_keeps_colours_where_they_are_wanted():
 def test_align_survives_landmarks_in_one_point():
     image = np.zeros((50, 50), np.uint8)
     assert align(image, Face((0, 0, 1, 1), 1.0, np.full((5, 2), 20.0))).shape == (CROP_SIZE, CROP_SIZE)
-
-
-def test_the_digest_names_these_weights():
-    assert weights_sha256() == "deea010ba68af5bbafeba7fe31c4c3a31d7dd187194682d5358ec1f9d3311ddb"
 
 
 def test_the_module_needs_no_torch():

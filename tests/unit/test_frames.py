@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from transformers import VideoMAEImageProcessorPil
 
+from models import faces, mtcnn
 from models.checkpoints import HubCheckpoint
 from models.presets import COMPACT, Preset, preset_of
 from tests.checkpoints import RAVDESS, save
+from worker import recipe
 from worker.collect import Gap
 from worker.decoder_video import square
 from worker.frames import ClipWindows
@@ -124,6 +126,28 @@ def test_the_grid_follows_the_clip(tmp_path, name, plan, rate_hz, face_every):
         points = sampling.spread(plan.window(k))
         step = plan.window_ms / 1000 / video.n_frames * rate_hz
         assert points == [round(plan.window(k).start_seconds * rate_hz + i * step) for i in range(video.n_frames)]
+
+
+@pytest.mark.parametrize(
+    ("rate_hz", "face_every", "search_every"), [(5.0, 1, 5), (16.0, 3, 15), (4.0, 1, 4), (8.0, 2, 8), (0.5, 1, 1)]
+)
+def test_faces_are_searched_for_about_once_a_second_where_they_are_looked_for(rate_hz, face_every, search_every):
+    assert ReadRequest(frame_rate_hz=rate_hz, face_every=face_every).search_every == search_every
+
+
+def test_what_decides_which_faces_are_found_is_in_the_digest(monkeypatch):
+    known = Recipe().identity.windows_digest
+    for module, name in (
+        (faces, "SEMANTICS"),
+        (faces, "MIN_FOLLOWED_CONFIDENCE"),
+        (faces, "CUT_DIFFERENCE"),
+        (faces, "MAX_FOLLOWED"),
+        (mtcnn, "PYRAMID_FACTOR"),
+        (recipe, "SEARCH_SECONDS"),
+    ):
+        with monkeypatch.context() as changed:
+            changed.setattr(module, name, getattr(module, name) * 2)
+            assert Recipe().identity.windows_digest != known, name
 
 
 def test_what_identifies_compact_is_what_it_was():
