@@ -1,16 +1,23 @@
 """What a process and its children use, as Linux tells in /proc."""
 
+import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, Any
 
 ROOT = Path(__file__).parent.parent.parent
 POLL_SECONDS = 0.25
 _TICKS_HZ = os.sysconf("SC_CLK_TCK")
+
+
+class Failed(SystemExit):
+    """Raised when a command that is measured fails; says its last words."""
 
 
 def moodreel(*arguments: str | Path) -> list[str]:
@@ -35,26 +42,51 @@ class Usage:
     others_share: float
 
 
-def run(command: Sequence[str]) -> Usage:
+def run(command: Sequence[str | Path]) -> Usage:
     """Run a command to its end.
 
     Raises:
-        SystemExit: it failed.
+        Failed: its exit status is not 0.
     """
-    started, busy = time.perf_counter(), busy_seconds()
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        peak_bytes = _watch(process.pid)
-    except BaseException:
-        process.kill()
-        raise
-    _, status, used = os.wait4(process.pid, 0)
-    wall, cpu = time.perf_counter() - started, used.ru_utime + used.ru_stime
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"{' '.join(command)} exited with status {process.returncode}")
-    others = max(0.0, busy_seconds() - busy - cpu) / (wall * (os.cpu_count() or 1))
-    return Usage(wall, cpu, peak_bytes, others)
+    return run_and_listen(command)[0]
+
+
+def run_and_listen(command: Sequence[str | Path]) -> tuple[Usage, dict[str, Any]]:
+    """Run a command to its end; also the JSON object with which its output ends, {} without one.
+
+    Raises:
+        Failed: its exit status is not 0.
+    """
+    with (
+        tempfile.TemporaryFile("w+", errors="replace") as said,
+        tempfile.TemporaryFile("w+", errors="replace") as complained,
+    ):
+        started, busy = time.perf_counter(), busy_seconds()
+        process = subprocess.Popen(list(map(str, command)), cwd=ROOT, stdout=said, stderr=complained)
+        try:
+            peak_bytes = _watch(process.pid)
+        except BaseException:
+            process.kill()
+            raise
+        _, status, used = os.wait4(process.pid, 0)
+        wall, cpu = time.perf_counter() - started, used.ru_utime + used.ru_stime
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            raise Failed(f"{' '.join(map(str, command))} exited with status {process.returncode}: {_last(complained)}")
+        others = max(0.0, busy_seconds() - busy - cpu) / (wall * (os.cpu_count() or 1))
+        said.seek(0)
+        return Usage(wall, cpu, peak_bytes, others), _object(said.read())
+
+
+def _last(file: IO[str]) -> str:
+    """A file's last line that is not empty."""
+    file.seek(0)
+    return next((line.strip() for line in reversed(file.readlines()) if line.strip()), "")
+
+
+def _object(said: str) -> dict[str, Any]:
+    _, brace, rest = f"\n{said}".rpartition("\n{")
+    return dict(json.loads("{" + rest)) if brace else {}
 
 
 def _watch(pid: int) -> int:

@@ -7,13 +7,7 @@ from typing import Any
 from tests.benchmarks.simulation import PLAN
 
 MAX_WAITING = 0.05
-READING = (
-    "demux and decode",
-    "scale and convert",
-    "face detector",
-    "voice detector",
-    "resample, send, and what is left of reading",
-)
+NOT_READING = ("audio model", "face network", "windows, rows, database, finish")  # of the stages; the others are
 WORKERS = (10, 64, 500)
 
 
@@ -49,8 +43,9 @@ def arithmetic(found: dict[str, Any], archive: Archive) -> dict[str, float]:
     per_span = busiest["per_span"]
     runs = found["annotate"]["runs"]
     longest = max(runs, key=lambda run: run["seconds"])
-    reading = {height: sum(stages[name] for name in READING) for height, stages in found["annotate"]["stages"].items()}
     every = {height: sum(stages.values()) for height, stages in found["annotate"]["stages"].items()}
+    others = {h: sum(stages[name] for name in NOT_READING) for h, stages in found["annotate"]["stages"].items()}
+    reading = {height: every[height] - others[height] for height in every}
     picture_factor = every["1080p"] / every["360p"]
     hours, videos = archive.hours, archive.hours / archive.hours_per_video
     spans, rows = hours * 3600 / span_seconds, hours * 3600 / hop_seconds
@@ -82,6 +77,7 @@ def arithmetic(found: dict[str, Any], archive: Archive) -> dict[str, float]:
         "reading_cores_per_gpu": archive.gpu_speed * reading["360p"],
         "large_picture_factor": picture_factor,
         "cpu_speed": longest["speed"],
+        "cpu_run_hours": longest["seconds"] / 3600,
         "cpu_price": hours * longest["cpu_seconds"] / longest["seconds"] * archive.core_hour,
         "gpu_price": hours / archive.gpu_speed * archive.gpu_hour,
         "reading_price": hours * reading["360p"] * archive.core_hour,
@@ -260,9 +256,9 @@ def _assumptions(found: dict[str, Any], archive: Archive, figures: dict[str, flo
     machine = found["annotate"]["machine"]
     return (
         f"Measured: bytes, transactions and CPU seconds of PostgreSQL (above, the busiest run); the compact preset on "
-        f"the CPU ({figures['cpu_speed']:.1f} seconds of video a second on {machine['cores']} cores, 360p, one hour, "
-        "from [performance.md](performance.md)). **Assumed**, for you to replace (`Archive` in "
-        "`tests/benchmarks/scale_page.py`): videos of "
+        f"the CPU ({figures['cpu_speed']:.1f} seconds of video a second on {machine['cores']} cores, 360p, "
+        f"{figures['cpu_run_hours']:g} h, from [performance.md](performance.md)). **Assumed**, for you to replace "
+        "(`Archive` in `tests/benchmarks/scale_page.py`): videos of "
         f"{archive.hours_per_video:g} h; windows every second; {archive.gpu_speed:g} seconds of video a second for a "
         f"worker with one GPU and {archive.gpu_slots} slots, which nobody has measured; prices of "
         f"{archive.gpu_hour:g} for a GPU hour, {archive.core_hour:g} for the hour of a core and "

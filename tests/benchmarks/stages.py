@@ -2,8 +2,8 @@
 
 The real pipeline annotates each clip, in this process and its decoding child, with its models loaded before. Here the
 models' calls are timed by their thread's CPU clock; what this process uses besides is rows, database and finishing.
-What the child uses is taken apart by reading the clip once more in this process, with its parts timed the same way;
-and decoding once more by itself. bench.py starts it with OMP_NUM_THREADS=1: other threads' time would not be seen.
+What the child uses is taken apart by reading the clip once more in this process, with its parts timed the same way, one
+thread decoding. bench.py starts it with OMP_NUM_THREADS=1: other threads' time would not be seen.
 """
 
 import contextlib
@@ -24,15 +24,20 @@ from models.expression import ExpressionModel
 from models.voice import VoiceDetector
 from scheduler.sources import find
 from tests.benchmarks.processes import cpu_seconds, tree
-from worker.decoder import SpanReader, Tools
+from worker.decoder import SpanReader, StreamReader, Tools
 from worker.decoder_faces import FaceWatcher
 from worker.decoder_media import Media
 from worker.decoder_open import DescriptorFile
 from worker.decoder_video import Converter
 from worker.pipeline import Pipeline
 from worker.protocol import ReadRequest
-from worker.reader import LISTENER, THREADS, WATCHER
+from worker.reader import LISTENER, WATCHER
 from worker.recipe import Recipe
+
+READING = ("demux", "decode", "scale and convert", "face detector", "voice detector")  # and what is left of it:
+REST_OF_READING = "resample, send, and what is left of reading"
+ROWS = "windows, rows, database, finish"
+THREADS = 1  # that decode: others' time would not be seen
 
 SPENT: Counter[str] = Counter()  # CPU seconds by stage
 
@@ -51,8 +56,27 @@ def time_calls(cls: type, method: str, stage: str) -> None:
     setattr(cls, method, timed)
 
 
+def time_steps(cls: type, method: str, stage: str) -> None:
+    """Add what each step of a generator takes to a stage."""
+    original = getattr(cls, method)
+
+    def timed(*args: Any, **kwargs: Any) -> Iterator[Any]:
+        steps, ended = original(*args, **kwargs), object()
+        while True:
+            started = time.thread_time()
+            step = next(steps, ended)
+            SPENT[stage] += time.thread_time() - started
+            if step is ended:
+                return
+            yield step
+
+    setattr(cls, method, timed)
+
+
 def time_everything() -> None:
     """Time the stages that are one class's work."""
+    time_steps(Media, "packets", "demux")
+    time_calls(StreamReader, "_decode", "decode")
     time_calls(Converter, "convert", "scale and convert")
     time_calls(FaceWatcher, "look", "face detector")
     time_calls(VoiceDetector, "feed", "voice detector")
@@ -61,26 +85,9 @@ def time_everything() -> None:
     time_calls(ExpressionModel, "predict", "face network")
 
 
-@contextlib.contextmanager
-def media_of(path: Path) -> Iterator[Media]:
-    """A file as the decoding child opens it."""
-    with path.open("rb") as file, contextlib.closing(Media(DescriptorFile(file.fileno()), THREADS)) as media:
-        yield media
-
-
-def decode(path: Path) -> float:
-    """CPU seconds to take a file apart and decode it, and nothing else."""
-    with media_of(path) as media:
-        started = time.process_time()
-        for packet in media.packets():
-            if packet is not None:
-                packet.decode()
-        return time.process_time() - started
-
-
 def read(path: Path, tools: Tools) -> None:
     """Read a file as the decoding child does, without sending anything."""
-    with media_of(path) as media:
+    with path.open("rb") as file, contextlib.closing(Media(DescriptorFile(file.fileno()), THREADS)) as media:
         for _ in SpanReader(media, ReadRequest(), tools).events():
             pass
 
@@ -99,11 +106,9 @@ def stages(path: Path, pipeline: Pipeline, tools: Tools) -> dict[str, float]:
     started, child_started = time.process_time(), cpu_seconds(child)
     assert [outcome.status for outcome in pipeline.annotate([source])] == ["done"]
     parent, child_used = time.process_time() - started, cpu_seconds(child) - child_started
-    SPENT["windows, rows, database, finish"] = parent - SPENT["audio model"] - SPENT["face network"]
+    SPENT[ROWS] = parent - SPENT["audio model"] - SPENT["face network"]
     read(path, tools)
-    SPENT["demux and decode"] = decode(path)
-    reading = ("demux and decode", "scale and convert", "face detector", "voice detector")
-    SPENT["resample, send, and what is left of reading"] = child_used - sum(SPENT[stage] for stage in reading)
+    SPENT[REST_OF_READING] = child_used - sum(SPENT[stage] for stage in READING)
     return dict(SPENT)
 
 
