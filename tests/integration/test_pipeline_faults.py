@@ -13,7 +13,7 @@ from db.errors import DatabaseFull, DatabaseLocked, DatabaseUnreachable, DeviceU
 from db.identity import Source
 from db.store import Store
 from worker.batcher import Batcher
-from worker.pipeline import DONE, FAILED, Outcome, Pipeline
+from worker.pipeline import DONE, FAILED, Pipeline
 from worker.recipe import Recipe
 from worker.windows import WindowPlan
 
@@ -56,22 +56,6 @@ def test_a_fault_in_the_middle_of_a_reading_costs_only_its_video(store, media, m
     with Pipeline(store, Recipe(), "cpu", children=1) as pipeline:
         (again,) = pipeline.annotate(sources(media / "obama_speech.mp4"))
     assert again.status == DONE
-
-
-def test_no_more_sources_are_taken_than_are_next(store, monkeypatch):
-    """There may be a million."""
-    monkeypatch.setattr(Pipeline, "_annotate", lambda _, source, __: Outcome(source, DONE))
-    taken = []
-
-    def many():
-        for n in range(100):
-            taken.append(n)
-            yield Source(str(n), "1", 1, 0.0)
-
-    with Pipeline(store, Recipe(), "cpu", children=2) as pipeline:
-        for n, _ in enumerate(pipeline.annotate(many())):
-            assert len(taken) <= n + 4
-    assert len(taken) == 100
 
 
 def test_a_lock_while_a_video_is_entered_costs_only_that_video(store, media, monkeypatch):
