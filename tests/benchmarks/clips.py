@@ -156,7 +156,7 @@ def _repeat(source: Path, path: Path, seconds: int, times: int) -> None:
         copies = []
         for stream in one.streams:
             own, base = [packet for packet in packets if packet.stream is stream], stream.time_base
-            copies.append(_copies(own, base, seconds, times, out.add_stream_from_template(stream)))
+            copies.append(_copies(own, base, seconds, times, out.add_stream_from_template(stream, opaque=True)))
         for _, packet, pts, dts, base, stream in heapq.merge(*copies, key=itemgetter(0)):
             packet.pts, packet.dts, packet.time_base, packet.stream = pts, dts, base, stream
             out.mux(packet)

@@ -203,7 +203,7 @@ def _clips(runs: Sequence[Numbers]) -> str:
         "of its pictures would be copies, which cost a decoder next to nothing; so the camera moves slowly, by parts "
         "of a pixel, and has noise (standard deviation 3.5 of 255): each picture is one of its own. With that, x264 as "
         "`ffmpeg` uses it by default (preset medium, crf 23) makes of 1080p what is given below; 3 to 8 Mbit/s are "
-        "usual for real footage. The other codecs are encoded with fast presets at 3 Mbit/s. Shares are those of "
+        "usual for real footage. The other codecs are encoded with fast presets, asked for 3 Mbit/s. Shares are of "
         "windows whose state is `ok`; below 90 % the benchmark fails.\n\n"
         + _table(("clip", "Mbit/s, pictures", "windows with a face", "windows with speech"), rows)
     )
