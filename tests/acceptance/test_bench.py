@@ -74,8 +74,8 @@ def test_the_obvious_program_sees_and_hears_as_much(tmp_path, media, monkeypatch
 
     found = Known(TINY, tmp_path, lambda line: None).obvious()
     other = found["others"]["obvious"]
-    assert other["windows"] == other["windows_with_face"] == 3
-    assert other["pictures"] == 30
+    assert other["windows"] == other["windows_with_face"] == 4
+    assert other["pictures"] == 35
     assert found["speed"] == 8
     assert other["times"] == pytest.approx(8 * other["seconds"] / 4)
     assert complete({"machine": {}, "obvious": found}, (1, 2))["over_naive"] == other["times"]

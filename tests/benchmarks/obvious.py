@@ -14,7 +14,6 @@ write for the pipeline, around transformers' own encoder.
 """
 
 import json
-import math
 import sys
 import time
 from collections.abc import Iterator
@@ -118,7 +117,7 @@ def annotate(clip: str) -> dict[str, float]:
     with av.open(clip) as file, av.open(clip) as sound_file:
         file.streams.video[0].thread_type = "AUTO"
         length = file.duration / av.time_base
-        for start in range(0, math.ceil(length - WINDOW_SECONDS / 2), HOP_SECONDS):
+        for start in range(0, int(length - WINDOW_SECONDS / 2) + 1, HOP_SECONDS):
             end = min(start + WINDOW_SECONDS, length)
             crops = [largest_face(detector, picture) for picture in pictures(file, start, end)]
             faces = [face_model.predict(crop[None])[0] for crop in crops if crop is not None]
