@@ -41,6 +41,7 @@ class AnnotateOptions:
     adapt: bool = True
     wanted: Wanted = ANY
     dtype: str = "auto"
+    decoder: str = "cpu"
 
 
 def run(paths: Sequence[str], options: AnnotateOptions) -> int:
@@ -165,7 +166,7 @@ def _annotate(store: Store, recipe: Any, todo: Spool, options: AnnotateOptions) 
     from worker.pipeline import Pipeline
 
     with (
-        Pipeline(store, recipe, options.device, dtype=options.dtype) as pipeline,
+        Pipeline(store, recipe, options.device, dtype=options.dtype, decoder=options.decoder) as pipeline,
         bars(stderr(), len(todo), quiet=options.as_json) as progress,
         closing(pipeline.annotate(todo, progress.report)) as outcomes,
     ):

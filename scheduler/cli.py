@@ -11,7 +11,7 @@ from db.identity import printable
 from scheduler import cli_fleet, cli_keep
 from scheduler.cli_hooks import alerts, hooks
 from scheduler.cli_train import train
-from scheduler.options import adapt_option, db_option, json_option, wanted_options
+from scheduler.options import adapt_option, db_option, decoder_option, json_option, wanted_options
 from scheduler.wanted import Wanted
 
 if TYPE_CHECKING:
@@ -108,6 +108,7 @@ def cli() -> None:
     show_default=True,
     help="Number format that the models compute in; auto is the one that the processor is fastest in.",
 )
+@decoder_option
 @wanted_options
 @json_option
 def annotate(
@@ -123,6 +124,7 @@ def annotate(
     label_map: str | None,
     device: str,
     dtype: str,
+    decoder: str,
     as_json: bool,
     wanted: Wanted,
 ) -> None:
@@ -158,6 +160,7 @@ def annotate(
         adapt=adapt,
         wanted=wanted,
         dtype=dtype,
+        decoder=decoder,
     )
     sys.exit(run(paths, options))
 

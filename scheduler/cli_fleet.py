@@ -8,6 +8,7 @@ from scheduler.options import (
     adapt_option,
     broker_option,
     db_option,
+    decoder_option,
     json_option,
     log_format_option,
     metrics_host_option,
@@ -168,6 +169,7 @@ def watch(
     show_default=True,
     help="Number format that the models compute in; auto is the one that the processor is fastest in.",
 )
+@decoder_option
 @click.option(
     "--pipeline",
     "pipelines",
@@ -220,6 +222,7 @@ def work(
     processes: int | None,
     device: str,
     dtype: str,
+    decoder: str,
     pipelines: tuple[str, ...],
     lease_seconds: float,
     grace_seconds: float,
@@ -243,6 +246,7 @@ def work(
         processes=processes,
         device=device,
         dtype=dtype,
+        decoder=decoder,
         pipelines=pipelines,
         lease_seconds=lease_seconds,
         grace_seconds=grace_seconds,

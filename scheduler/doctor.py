@@ -8,6 +8,7 @@ from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -16,7 +17,11 @@ from rich.text import Text
 from db.identity import printable
 from scheduler.cli import print_json
 
+if TYPE_CHECKING:
+    from worker.protocol import Event, ReadRequest
+
 PACKAGES = ("moodreel", "sqlalchemy", "celery", "redis")
+MAX_DISAGREEMENT = 1.0  # of 255: decoders agree to the bit, and what turns their pictures into RGB nearly
 WORKER_PACKAGES = ("torch", "transformers", "av", "onnxruntime", "opencv-python-headless")
 
 
@@ -51,6 +56,8 @@ def _checks(db_url: str) -> Iterator[tuple[str, Callable[[], str]]]:
         yield "device", _device
         yield "weights", _weights
         yield "decoding", _decoding
+        if _has_gpu():
+            yield "nvdec", _nvdec
     yield "database", lambda: _database(db_url)
 
 
@@ -61,6 +68,12 @@ def _run(name: str, check: Callable[[], str]) -> Finding:
         return Finding(name, False, "not installed")
     except Exception as error:  # noqa: BLE001 - a check that fails is a finding, whatever the reason
         return Finding(name, False, f"{type(error).__name__}: {error}")
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def _device() -> str:
@@ -93,38 +106,82 @@ def _weights() -> str:
 
 def _decoding() -> str:
     """Write a short clip and read it back through the decoding child."""
-    import os
-
     from worker.protocol import End, Picture, ReadRequest, Sound
-    from worker.reader import Reader
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "clip.mp4")
         codecs = _write_clip(path)
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            with Reader() as reader:
-                events = list(reader.read(descriptor, "clip.mp4", ReadRequest(frame_rate_hz=5.0)))
-        finally:
-            os.close(descriptor)
+        events = _read(path, ReadRequest(frame_rate_hz=5.0))
     kinds = {type(event) for event in events}
     if not {End, Picture, Sound} <= kinds:
         raise RuntimeError(f"a clip that was just written came back without sound or pictures: {kinds}")
     return f"a clip with {codecs} comes back with sound and pictures"
 
 
-def _write_clip(path: Path) -> str:
+def _nvdec() -> str:
+    """Decode a clip on the GPU, and see that its pictures are the processor's."""
+    found = disagreement("nvdec")
+    if found > MAX_DISAGREEMENT:
+        raise RuntimeError(f"its pictures differ from the processor's by {found:.1f} of 255 on average")
+    return f"its pictures differ from the processor's by {found:.2f} of 255 on average"
+
+
+def disagreement(decoder: str) -> float:
+    """By how much the pictures of a clip differ that one decoder and the processor make of it.
+
+    Returns:
+        The mean absolute difference, of grey levels from 0 to 255.
+
+    Raises:
+        db.errors.DeviceUnavailable: there is no such decoder.
+        RuntimeError: one of them gives other frames than the other.
+    """
+    import numpy as np
+
+    from worker.protocol import Picture, ReadRequest
+
+    request = ReadRequest(frame_rate_hz=25.0, face_every=25, frame_pixels=128)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "clip.mp4")
+        _write_clip(path, "libx264")
+        ours, theirs = (
+            {
+                event.source_seconds: event.frame.astype(np.float32)
+                for event in _read(path, request, one)
+                if isinstance(event, Picture) and event.frame is not None
+            }
+            for one in ("cpu", decoder)
+        )
+    if not ours or ours.keys() != theirs.keys():
+        raise RuntimeError(f"{len(theirs)} pictures came out instead of {len(ours)}, or at other times")
+    return float(np.mean([np.abs(picture - theirs[t]) for t, picture in ours.items()]))
+
+
+def _read(path: Path, request: "ReadRequest", decoder: str = "cpu") -> "list[Event]":
+    import os
+
+    from worker.reader import Reader
+
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        with Reader(decoder=decoder) as reader:
+            return list(reader.read(descriptor, path.name, request))
+    finally:
+        os.close(descriptor)
+
+
+def _write_clip(path: Path, codec: Literal["mpeg4", "libx264"] = "mpeg4") -> str:
     import av
     import numpy as np
 
     with av.open(str(path), "w") as container:
-        video = container.add_stream("mpeg4", rate=25)
-        video.width, video.height, video.pix_fmt = 160, 120, "yuv420p"
+        video = container.add_stream(codec, rate=25)
+        video.width, video.height, video.pix_fmt = 160, 128, "yuv420p"
         audio = container.add_stream("aac", rate=16_000)
-        for _ in range(25):
-            container.mux(
-                video.encode(av.VideoFrame.from_ndarray(np.full((120, 160, 3), 90, np.uint8), format="rgb24"))
-            )
+        for shift in range(25):
+            slope = (np.arange(160, dtype=np.uint8) + 3 * shift)[None, :, None]
+            picture = np.broadcast_to(slope, (128, 160, 3))
+            container.mux(video.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")))
         sound = av.AudioFrame.from_ndarray(np.zeros((1, 16_000), np.float32), format="fltp", layout="mono")
         sound.sample_rate = 16_000
         container.mux(audio.encode(sound))

@@ -52,6 +52,13 @@ adapt_option = click.option(
     show_default=True,
     help="Tell how a video's people speak from what they show; for the compact preset's own voice model.",
 )
+decoder_option = click.option(
+    "--decoder",
+    type=click.Choice(["cpu", "nvdec"]),
+    default="cpu",
+    show_default=True,
+    help="What decodes pictures; nvdec is that of an NVIDIA GPU, and leaves to the processor what it does not know.",
+)
 metrics_port_option = click.option(
     "--metrics-port",
     type=click.IntRange(1, 65_535),

@@ -20,6 +20,7 @@ from typing import Any
 
 import av
 from av.audio.frame import AudioFrame
+from av.codec.hwaccel import HWAccel
 from av.packet import Packet
 from av.stream import Stream
 from av.video.frame import VideoFrame
@@ -27,7 +28,7 @@ from av.video.frame import VideoFrame
 from models.errors import ModelError
 from worker.channel import Channel, ChannelClosed
 from worker.decoder_media import Media
-from worker.decoder_open import MediaError, SourceLost, media_file
+from worker.decoder_open import MediaError, SourceLost, media_file, nvdec
 from worker.decoder_probe import probe
 from worker.decoder_skip import Skipped, Skipper
 from worker.decoder_sound import Listener, SoundTrack
@@ -42,10 +43,19 @@ MIN_MISSING_SECONDS, MIN_MISSING_SHARE = 1.0, 0.01  # of what the index promised
 
 
 class Tools:
-    """What is loaded once and used for many files: the detectors, named as `module:Class`."""
+    """What is loaded once and used for many files: the detectors, named as `module:Class`, and the GPU's decoder."""
 
-    def __init__(self, listener: str, watcher: str, thread_count: int) -> None:
-        self._listener, self._watcher, self.thread_count = listener, watcher, thread_count
+    def __init__(self, listener: str, watcher: str, thread_count: int, decoder: str = "cpu") -> None:
+        self._listener, self._watcher, self.thread_count, self._decoder = listener, watcher, thread_count, decoder
+
+    @cached_property
+    def hardware(self) -> HWAccel | None:
+        """What decodes pictures; None: the processor.
+
+        Raises:
+            MediaError: it cannot be used.
+        """
+        return nvdec() if self._decoder == "nvdec" else None
 
     @cached_property
     def listener(self) -> Listener:
@@ -231,7 +241,7 @@ def _run(job: Job, descriptor: int, tools: Tools, channel: Channel) -> None:
     if job.request is None:
         channel.send(probe(file))
         return
-    media = Media(file, tools.thread_count)
+    media = Media(file, tools.thread_count, tools.hardware)
     with contextlib.closing(media):
         for event in SpanReader(media, job.request, tools).events():
             channel.send(event)
@@ -276,6 +286,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--listener", required=True)
     parser.add_argument("--watcher", required=True)
+    parser.add_argument("--decoder", required=True)
     options = parser.parse_args()
     for number in (signal.SIGINT, signal.SIGTERM):  # they may go to the whole group; the parent decides, and kills
         signal.signal(number, signal.SIG_IGN)
@@ -286,7 +297,7 @@ def main() -> None:
     with contextlib.suppress(ChannelClosed):
         ring = None if options.ring is None else Ring(options.ring)
         channel = Channel(socket.socket(fileno=options.socket), ring)
-        serve(channel, Tools(options.listener, options.watcher, options.threads))
+        serve(channel, Tools(options.listener, options.watcher, options.threads, options.decoder))
 
 
 if __name__ == "__main__":

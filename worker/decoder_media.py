@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import av
+from av.codec.hwaccel import HWAccel
 from av.container import InputContainer
 from av.packet import Packet
 from av.stream import Disposition, Stream
@@ -51,18 +52,18 @@ class Media:
     Args:
         file: the file.
         thread_count: threads that decode pictures.
+        hardware: what decodes them instead, where it can.
 
     Raises:
         MediaError: it cannot be opened, or holds neither sound nor pictures.
     """
 
-    def __init__(self, file: MediaFile, thread_count: int) -> None:
-        self._file = file
-        self._thread_count = thread_count
+    def __init__(self, file: MediaFile, thread_count: int, hardware: HWAccel | None = None) -> None:
+        self._file, self._thread_count, self._hardware = file, thread_count, hardware
         self._open()
 
     def _open(self) -> None:
-        self.container = open_container(self._file)
+        self.container = open_container(self._file, self._hardware)
         self.streams = _choose(self.container)
         if not self.streams.all:
             known = any(stream.type in ("audio", "video") and not is_cover(stream) for stream in self.container.streams)

@@ -11,6 +11,8 @@ import stat
 from abc import ABC, abstractmethod
 
 import av
+from av.codec.codec import Codec
+from av.codec.hwaccel import HWAccel
 from av.container import InputContainer
 
 from worker.lending import ASKED, GIVEN, SIZE
@@ -217,8 +219,24 @@ def _diagnose(file: MediaFile, error: Exception) -> MediaError:
     return MediaError("not_media", "no known recording begins like this")
 
 
-def open_container(file: MediaFile) -> InputContainer:
+def nvdec() -> HWAccel:
+    """The decoder of an NVIDIA GPU, for those pictures that it can decode; others are decoded by the processor.
+
+    Raises:
+        MediaError: there is none.
+    """
+    hardware = HWAccel("cuda", allow_software_fallback=True)
+    try:
+        return hardware.create(Codec("h264", "r"))
+    except (av.error.FFmpegError, OSError, RuntimeError, ValueError) as error:
+        raise MediaError("device_unavailable", f"no NVIDIA decoder can be used here: {error}") from error
+
+
+def open_container(file: MediaFile, hardware: HWAccel | None = None) -> InputContainer:
     """Open a container and find its streams.
+
+    Args:
+        hardware: what decodes pictures; None: the processor.
 
     Raises:
         MediaError: it is none, is of a format that is not read, or is damaged.
@@ -229,7 +247,14 @@ def open_container(file: MediaFile) -> InputContainer:
         raise MediaError("image_not_video", "it is a still image")
     file.seek(0)
     try:
-        return av.open(file, "r", container_options=OPTIONS, metadata_errors="replace", buffer_size=BUFFER_BYTES)
+        return av.open(
+            file,
+            "r",
+            container_options=OPTIONS,
+            metadata_errors="replace",
+            buffer_size=BUFFER_BYTES,
+            hwaccel=hardware,
+        )
     except MemoryError:
         raise
     except (av.error.FFmpegError, ValueError) as error:

@@ -80,6 +80,7 @@ class FleetOptions:
     Attributes:
         device: auto, cpu or cuda.
         dtype: as `worker.recognizers.Recognizers` takes it.
+        decoder: as `worker.reader.Reader` takes it.
         slots: jobs at once, each with a decoding child of its own.
         pipelines: names of those that it works on; none: all.
         lease_seconds: after so long without a heartbeat others may take its jobs.
@@ -89,6 +90,7 @@ class FleetOptions:
 
     device: str = "auto"
     dtype: str = "auto"
+    decoder: str = "cpu"
     slots: int = 1
     pipelines: tuple[str, ...] = ()
     lease_seconds: float = 60.0
@@ -183,7 +185,7 @@ class FleetWorker:
         self._store, self._options = store, options
         self.owner = new_owner()
         self._models = Models(options.device, options.dtype)
-        self._readers = ReaderPool()
+        self._readers = ReaderPool(decoder=options.decoder)
         self._heartbeat = Heartbeat(store, options.lease_seconds, options.stall_seconds, lambda: self._models.moved_at)
         self._draining, self._stopping = threading.Event(), threading.Event()
         self._spans_done, self._seconds_done = 0, 0.0
@@ -477,7 +479,8 @@ class FleetWorker:
     def _finish(self, claim: StepClaim, assignment: Assignment) -> None:
         recipe, models = self._models.recipe(assignment.pipeline), self._models.recognizers(assignment.pipeline)
         finishing = Finishing.of(recipe.config)
-        publish(self._store, assignment.annotation.id, assignment.video.uri, finishing, models.provenance(), claim)
+        provenance = models.provenance() | {"decoder": self._options.decoder}
+        publish(self._store, assignment.annotation.id, assignment.video.uri, finishing, provenance, claim)
 
     def _patiently(self, ask: Callable[[], _T]) -> _T:
         """Ask the database, and if it is away or busy ask again for as long as a lease may last.

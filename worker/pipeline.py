@@ -75,6 +75,7 @@ class Pipeline:
         recipe: what is computed.
         device: auto, cpu or cuda.
         dtype: as `worker.recognizers.Recognizers` takes it.
+        decoder: as `worker.reader.Reader` takes it.
         children: how many spans are read at once; by default one for each core, at most `MAX_CHILDREN`.
 
     Raises:
@@ -82,7 +83,13 @@ class Pipeline:
     """
 
     def __init__(
-        self, store: Store, recipe: Recipe, device: str = "auto", children: int | None = None, dtype: str = "auto"
+        self,
+        store: Store,
+        recipe: Recipe,
+        device: str = "auto",
+        children: int | None = None,
+        dtype: str = "auto",
+        decoder: str = "cpu",
     ) -> None:
         self._store, self._recipe = store, recipe
         self._children = children or min(MAX_CHILDREN, os.cpu_count() or 1)
@@ -91,7 +98,7 @@ class Pipeline:
         self._pipeline_id = register(store, recipe.identity)
         self._owner = new_owner()
         self._stop = threading.Event()
-        self._readers = ReaderPool()
+        self._readers, self._decoder = ReaderPool(decoder=decoder), decoder
         self._heartbeat = Heartbeat(store, LEASE_SECONDS)
 
     def __enter__(self) -> Self:
@@ -261,7 +268,8 @@ class Pipeline:
         """
         if self._store.annotation(annotation_id).status == DONE:  # by another process meanwhile
             return Outcome(source, DONE)
-        finishing, provenance = Finishing.of(self._recipe.config), self._models.provenance()
+        finishing = Finishing.of(self._recipe.config)
+        provenance = self._models.provenance() | {"decoder": self._decoder}
         if not publish(self._store, annotation_id, source.uri, finishing, provenance):
             return Outcome(source, ELSEWHERE)
         return Outcome(source, DONE, warning=self._store.annotation(annotation_id).warning)

@@ -115,6 +115,7 @@ class Reader:
         silence_seconds: how long the child may say nothing while it is waited for.
         memory_bytes: that the child may allocate.
         threads: that decode pictures.
+        decoder: cpu, or nvdec for the decoder of an NVIDIA GPU.
         ring_bytes: of shared memory, through which the child hands sound and pictures over.
         listener, watcher: classes that the child hears speech and sees faces with, as `module:Class`: see
             `worker.decoder_sound.Listener` and `worker.decoder_video.Watcher`.
@@ -126,12 +127,19 @@ class Reader:
         silence_seconds: float = SILENCE_SECONDS,
         memory_bytes: int = MEMORY_BYTES,
         threads: int = THREADS,
+        decoder: str = "cpu",
         ring_bytes: int = RING_BYTES,
         listener: str = LISTENER,
         watcher: str = WATCHER,
     ) -> None:
         self._silence_seconds, self._ring_bytes = silence_seconds, ring_bytes
-        options = {"memory-bytes": memory_bytes, "threads": threads, "listener": listener, "watcher": watcher}
+        options = {
+            "memory-bytes": memory_bytes,
+            "threads": threads,
+            "decoder": decoder,
+            "listener": listener,
+            "watcher": watcher,
+        }
         self._arguments = [part for name, value in options.items() for part in (f"--{name}", str(value))]
         self._child: _Child | None = None
         self._reading = False

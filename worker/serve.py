@@ -106,6 +106,7 @@ def _serve(options: WorkOptions, number: int, pulse: _Pulse) -> int:
     fleet = FleetOptions(
         device=options.device,
         dtype=options.dtype,
+        decoder=options.decoder,
         slots=options.slots,
         pipelines=tuple(options.pipelines),
         lease_seconds=options.lease_seconds,

@@ -52,6 +52,7 @@ class WorkOptions:
     processes: int | None = None
     device: str = "auto"
     dtype: str = "auto"
+    decoder: str = "cpu"
     pipelines: Sequence[str] = ()
     lease_seconds: float = 60.0
     grace_seconds: float = 60.0

@@ -229,6 +229,7 @@ def test_watch_serves_metrics(bed_on_sqlite, redis_server):
         "moodreel_annotations",
         "moodreel_broker_up",
         "moodreel_hook_posts_total",
+        "moodreel_bucket_messages_total",
         "moodreel_hook_events",
         "moodreel_hook_wait_seconds",
     }
