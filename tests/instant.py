@@ -62,7 +62,9 @@ class InstantModels:
 class SlowWatcher(BoardWatcher):
     """Sees boards, twenty in a second."""
 
-    def look(self, picture: np.ndarray, crop_pixels: int = 48, crop_colour: bool = False) -> Sight:
+    def look(
+        self, picture: np.ndarray, crop_pixels: int = 48, crop_colour: bool = False, *, anew: bool = True
+    ) -> Sight:
         """Take a while."""
         time.sleep(0.05)
         return super().look(picture)
@@ -72,4 +74,4 @@ def install(monkeypatch: pytest.MonkeyPatch, watcher: str = "tests.clips:BoardWa
     """Let every `worker.pipeline.Pipeline` that is made from now on be like this."""
     options = {"watcher": watcher, "listener": "tests.clips:LoudListener"}
     monkeypatch.setattr("worker.pipeline.Recognizers", InstantModels)
-    monkeypatch.setattr("worker.pipeline.ReaderPool", lambda: ReaderPool(**options))
+    monkeypatch.setattr("worker.pipeline.ReaderPool", lambda **_: ReaderPool(**options))

@@ -470,7 +470,8 @@ def test_spans_of_a_cut_add_up_to_the_whole(reader, tmp_path):
         for start, end in ((0.0, 3.3), (3.3, 6.2), (6.2, None))
     ]
     assert [number for part in parts for number in part.numbers] == whole.numbers
-    assert sum(len(part.sound) for part in parts) == len(whole.sound)
+    # the last sample that a resampler gives may be a fraction of one, depending on where it began
+    assert abs(sum(len(part.sound) for part in parts) - len(whole.sound)) <= 1
     for part, start, end in zip(parts, (0.0, 3.3, 6.2), (3.3, 6.2, 8.9), strict=True):
         assert_sound(part, start, end, tolerance=0.002)
     assert parts[-1].end.duration_seconds == pytest.approx(whole.end.duration_seconds, abs=0.001)
