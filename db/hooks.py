@@ -16,7 +16,8 @@ from db.catalogue import utc_now
 from db.rows import Delivery, HeldHook, Hook, NewHook, columns_of
 from db.session import Database
 from db.statements import lock_in_order, unix_now
-from db.tables import HOOK_EVENTS, hook_deliveries, hooks
+from db.tables import hook_deliveries, hooks
+from db.words import HOOK_EVENTS
 
 _FREE = {"lease_owner": None, "lease_until": None}
 _WAITS = hook_deliveries.c.status == sa.literal_column("'pending'")  # in the words of the partial index

@@ -390,7 +390,7 @@ class AlertRule:
     """An emotion, valence or arousal at a level for so long.
 
     Attributes:
-        measure: one of `db.tables.MEASURES`.
+        measure: one of `db.words.MEASURES`.
         below: whether it must fall to the level, not rise to it.
         min_seconds: for how long without a break.
         source_prefix: of videos whose URIs begin like this; empty: of all.

@@ -11,17 +11,19 @@ from datetime import UTC, datetime
 
 import sqlalchemy as sa
 
-EMOTIONS: tuple[str, ...] = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
-AUDIO_STATES: tuple[str, ...] = ("ok", "absent", "no_speech", "unreadable")
-VIDEO_STATES: tuple[str, ...] = ("ok", "absent", "no_face", "unreadable")
-ANNOTATION_STATUSES: tuple[str, ...] = ("pending", "planned", "running", "done", "failed")
-SPAN_STATUSES: tuple[str, ...] = ("pending", "running", "done", "failed")
-RECORDED_AT_SOURCES: tuple[str, ...] = ("container", "object", "file")
-WORKER_KINDS: tuple[str, ...] = ("worker", "scheduler")
-HOOK_EVENTS: tuple[str, ...] = ("done", "failed", "alert")
-DELIVERY_STATUSES: tuple[str, ...] = ("pending", "delivered", "dead")
-MEASURES: tuple[str, ...] = (*EMOTIONS, "valence", "arousal")  # of which alert rules tell
-RETENTION_CLOCKS: tuple[str, ...] = ("recorded", "annotated")
+from db.words import (
+    ANNOTATION_STATUSES,
+    AUDIO_STATES,
+    DELIVERY_STATUSES,
+    EMOTIONS,
+    HOOK_EVENTS,
+    MEASURES,
+    RECORDED_AT_SOURCES,
+    RETENTION_CLOCKS,
+    SPAN_STATUSES,
+    VIDEO_STATES,
+    WORKER_KINDS,
+)
 
 # Columns of one window as its span stores it, and of one fused window, without the annotation that they belong to.
 SCORES = {modality: tuple(f"{modality}_{name}" for name in EMOTIONS) for modality in ("audio", "video", "fused")}

@@ -7,7 +7,7 @@ from here. A change to a view needs a new revision all the same, an empty one, f
 
 import sqlalchemy as sa
 
-from db.tables import EMOTIONS
+from db.words import EMOTIONS
 
 # Column names as the README documents them.
 VIEW_COLUMNS: dict[str, tuple[str, ...]] = {

@@ -11,7 +11,7 @@ from db.errors import BadOption, PathMissing, RuleUnknown
 from db.identity import printable
 from db.rows import AlertRule
 from db.store import Store
-from db.tables import EMOTIONS
+from db.words import EMOTIONS
 from scheduler.actor import actor
 from scheduler.cli import print_json
 from scheduler.operate import prefix_given

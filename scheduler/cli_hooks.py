@@ -4,7 +4,7 @@ import sys
 
 import click
 
-from db.tables import DELIVERY_STATUSES, HOOK_EVENTS, MEASURES
+from db.words import DELIVERY_STATUSES, HOOK_EVENTS, MEASURES
 from scheduler.options import NUMBER, ROWS, db_option, json_option
 
 EXIT_FAILED = 1

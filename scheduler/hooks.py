@@ -16,7 +16,7 @@ from db.events import body_of
 from db.identity import printable
 from db.rows import HeldHook, NewHook
 from db.store import Store
-from db.tables import HOOK_EVENTS
+from db.words import HOOK_EVENTS
 from scheduler.actor import actor
 from scheduler.cli import print_json
 from scheduler.operate import prefix_given

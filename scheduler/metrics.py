@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, disable_created
 from db.errors import BadOption, DatabaseError, Expired
 from db.rows import JOB_KINDS, DueJob
 from db.store import Store
-from db.tables import ANNOTATION_STATUSES
+from db.words import ANNOTATION_STATUSES
 
 REFRESH_SECONDS = 15.0  # between counts of the whole queue, which cost the database something
 

@@ -16,7 +16,8 @@ import pytest
 
 from db.rows import PlannedSpan, Segment
 from db.store import Store
-from db.tables import EMOTIONS, WINDOW_COLUMNS
+from db.tables import WINDOW_COLUMNS
+from db.words import EMOTIONS
 from tests.servers import PostgresServer, ServerMissing
 
 

@@ -12,7 +12,8 @@ from db.errors import ChangedWhileReading, Forgotten, LeaseLost
 from db.forgotten import kept_out, let_nobody_forget
 from db.rows import AlertRule, Erased, Job, Load, MediaFacts, NewHook, RaisedAlert, Submitted
 from db.store import Store
-from db.tables import HOOK_EVENTS, annotations, metadata, windows
+from db.tables import annotations, metadata, windows
+from db.words import HOOK_EVENTS
 from tests.database import annotated, planned, requested, window_row
 from tests.fleet import (
     change,
