@@ -48,6 +48,7 @@ def found(media):
 def test_the_document_is_complete(found):
     assert json.loads(json.dumps(found)) == found
     assert found.keys() == {*TARGETS, "machine", "memory", *chain(*HALVES)}
+    assert complete(found | dict.fromkeys(TARGETS), TINY.memory_seconds) == found, "numbers of before would stay"
     (run,) = found["runs"]
     assert run["speed"] == pytest.approx(4 / run["wall_seconds"])
     assert run["over_decode"] == pytest.approx(run["wall_seconds"] / run["floor"]["wall_seconds"])

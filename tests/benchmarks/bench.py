@@ -308,7 +308,8 @@ def measure(plan: Plan, parts: Sequence[str] = PARTS, say: Say = print) -> dict[
 def complete(found: dict[str, Any], memory_seconds: tuple[int, int]) -> dict[str, Any]:
     """What was measured, with what follows from it, the numbers that have a target first."""
     found = found | {"memory": _memory(found.get("runs", ()), memory_seconds)}
-    return headline(found) | found
+    numbers = headline(found)
+    return numbers | {name: value for name, value in found.items() if name not in numbers}
 
 
 def machine(*packages: str) -> dict[str, Any]:
