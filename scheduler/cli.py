@@ -11,7 +11,7 @@ from db.identity import printable
 from scheduler import cli_fleet, cli_keep
 from scheduler.cli_hooks import alerts, hooks
 from scheduler.cli_train import train
-from scheduler.options import adapt_option, db_option, decoder_option, json_option, wanted_options
+from scheduler.options import adapt_option, db_option, decoder_option, dtype_option, json_option, wanted_options
 from scheduler.wanted import Wanted
 
 if TYPE_CHECKING:
@@ -101,13 +101,7 @@ def cli() -> None:
     show_default=True,
     help="Where the models run; auto takes a GPU if there is one.",
 )
-@click.option(
-    "--dtype",
-    type=click.Choice(["auto", "float32", "bfloat16"]),
-    default="auto",
-    show_default=True,
-    help="Number format that the models compute in; auto is the one that the processor is fastest in.",
-)
+@dtype_option
 @decoder_option
 @wanted_options
 @json_option

@@ -9,6 +9,7 @@ from scheduler.options import (
     broker_option,
     db_option,
     decoder_option,
+    dtype_option,
     json_option,
     log_format_option,
     metrics_host_option,
@@ -162,13 +163,7 @@ def watch(
     show_default=True,
     help="Where the models run; auto takes the GPUs if there are any.",
 )
-@click.option(
-    "--dtype",
-    type=click.Choice(["auto", "float32", "bfloat16"]),
-    default="auto",
-    show_default=True,
-    help="Number format that the models compute in; auto is the one that the processor is fastest in.",
-)
+@dtype_option
 @decoder_option
 @click.option(
     "--pipeline",

@@ -52,6 +52,13 @@ adapt_option = click.option(
     show_default=True,
     help="Tell how a video's people speak from what they show; for the compact preset's own voice model.",
 )
+dtype_option = click.option(
+    "--dtype",
+    type=click.Choice(["auto", "float32", "bfloat16"]),
+    default="auto",
+    show_default=True,
+    help="Number format that the models compute in; auto is the one that the processor is fastest in.",
+)
 decoder_option = click.option(
     "--decoder",
     type=click.Choice(["cpu", "nvdec"]),
