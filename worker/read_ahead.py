@@ -22,13 +22,14 @@ import numpy as np
 
 from worker.memory import lendable_memory
 
-MIN_BLOCK_BYTES, MAX_BLOCK_BYTES = 1 << 18, 3 << 22
-MAX_AHEAD_BYTES = 3 << 24  # that all windows together may have
-MEMORY_BYTES = 1 << 26  # for all blocks, 64 MiB
+MIN_BLOCK_BYTES = 1 << 18
+MAX_AHEAD_BYTES = 5 << 23  # that all windows together may have, 40 MiB
+MEMORY_BYTES = 1 << 26  # for all blocks, 64 MiB: the windows, a quarter more at either end of each, and some to spare
 GROWTH = 32  # of what a run has brought, how much is fetched at once: long ones cost fewer requests
 MIN_GIVEN_BYTES = 1 << 16  # of a block, at once, or a quarter of it: who reads on is heard of before its end
 MAX_RUNS, LIVE_READS = 4, 64  # places that are read in turn, and after how many reads elsewhere one is left
-FETCHERS = 4  # blocks that are fetched at once
+FETCHERS = 4  # blocks that are fetched at once; of a window, and so the longest is a part of it
+MAX_BLOCK_BYTES = MAX_AHEAD_BYTES // FETCHERS
 
 _NEEDED, _AHEAD, _LAST = 0, 1, 2  # which is fetched first
 
@@ -77,12 +78,14 @@ class _Run:
     Attributes:
         end: how far its blocks go.
         window: how far ahead of the reader they shall go.
+        offset: where it was last read.
         read_at: when it was last read, by the count of reads.
     """
 
     start: int
     end: int
     window: int
+    offset: int = 0
     read_at: int = 0
 
 
@@ -169,6 +172,7 @@ class ReadAhead:
                 self._check(is_abandoned)
                 self._changed.wait()
         block.read_at = run.read_at = self._n_reads
+        run.offset = offset
         self._extend(run, offset)
         return block
 
@@ -181,7 +185,7 @@ class ReadAhead:
             if run.end == offset if block is None else run.start <= offset <= run.end:
                 break
         else:
-            run = _Run(offset, offset if block is None else block.end, MIN_BLOCK_BYTES)
+            run = _Run(offset, offset if block is None else block.end, MIN_BLOCK_BYTES, offset)
         self._runs = [run, *(other for other in self._runs if other is not run)][:MAX_RUNS]
         return run
 
@@ -190,9 +194,14 @@ class ReadAhead:
         """The runs that are being read, in turn."""
         return [run for run in self._runs if self._n_reads - run.read_at < LIVE_READS]
 
+    @property
+    def _share(self) -> int:
+        """How far the window of a run may go: those that are read in turn have equal parts of what there is."""
+        return MAX_AHEAD_BYTES // max(1, len(self._live))
+
     def _extend(self, run: _Run, offset: int) -> None:
         """Fetch ahead as far as the run's window goes, and memory allows."""
-        window = min(run.window, MAX_AHEAD_BYTES // max(1, len(self._live)))
+        window = min(run.window, self._share)
         while run.end < min(self.size_bytes, offset + window):
             known = self._find(run.end)
             if known is not None:  # of another run
@@ -205,12 +214,15 @@ class ReadAhead:
         following = (block.start for block in self._blocks if block.start > run.end)
         room = min(following, default=self.size_bytes) - run.end
         part = max(run.window // FETCHERS, (run.end - run.start) // GROWTH)
-        return min(room, max(MIN_BLOCK_BYTES, min(MAX_BLOCK_BYTES, part)))
+        return min(room, max(MIN_BLOCK_BYTES, min(self._share // FETCHERS, part)))
 
     def _schedule(self, run: _Run, priority: int) -> _Block | None:
-        """Have the next block of a run fetched, if there is room for it."""
+        """Have the next block of a run fetched, if there is room for it; where there is little, a shorter one."""
         length = self._next_length(run)
-        place = self._room(length, priority)
+        while (place := self._room(length, _AHEAD)) is None and length > MIN_BLOCK_BYTES:
+            length = max(MIN_BLOCK_BYTES, length // 2)
+        if place is None and priority == _NEEDED:
+            place = self._room(length, priority)
         if place is None:
             return None
         block = _Block(run.end, length, place)
@@ -222,13 +234,13 @@ class ReadAhead:
     def _room(self, length: int, priority: int) -> int | None:
         """Where a block can lie. If need be others are forgotten for it, the one read longest ago first.
 
-        Blocks that are being filled stay, and the one that is being read; so do those ahead of a run that is being
-        read, unless the new one is needed at once.
+        Blocks that are being filled stay, and the one that is being read; so does what a run that is being read has
+        yet to come to, unless the new one is needed at once.
         """
         place, live = self._gap(length), self._live
 
         def is_ahead(block: _Block) -> bool:
-            return not block.read_at and any(run.start <= block.start < run.end for run in live)
+            return any(run.offset < block.end and block.start < run.end for run in live)
 
         spare = (block for block in self._blocks if block.is_settled and block.read_at < self._n_reads)
         for block in sorted(spare, key=lambda block: (is_ahead(block), block.read_at)) if place is None else ():
