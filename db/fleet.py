@@ -10,7 +10,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from db.catalogue import batches, lock_annotations, lock_spans, make_current, observed, reopen, utc_now
+from db.catalogue import batches, lock_annotations, lock_with_spans, make_current, observed, reopen, utc_now
 from db.errors import Cancelled, Expired, PipelineUnknown
 from db.forgotten import kept_out, let_nobody_forget
 from db.identity import Source
@@ -127,8 +127,7 @@ class Fleet(Database):
         count = 0
         for some in self._batches(_chosen(uris).where(*unfinished)):
             with self.writing() as connection:
-                lock_spans(connection, list(some))
-                lock_annotations(connection, list(some))
+                lock_with_spans(connection, list(some))
                 of_them = sa.update(spans).where(spans.c.annotation_id.in_(some))
                 connection.execute(of_them.where(spans.c.sent_at.is_not(None)).values(sent_at=None))
                 held = of_them.where(spans.c.status == "running")
@@ -336,8 +335,7 @@ def ask(
         known = known.where(annotations.c.pipeline_id == pipeline_id, sa.tuple_(*key).in_(list(wanted)))
         found = connection.execute(known.order_by("id")).all()
         changing = [row.id for row in found if row.id not in made and row.status != "done"]
-        lock_spans(connection, changing)
-        lock_annotations(connection, changing)
+        lock_with_spans(connection, changing)
         for row in found:
             if row.id not in made:
                 limited = {"limited_by": wanted[row.video_id, row.version]}
