@@ -32,6 +32,7 @@ from db.store import Store
 from worker.finish import Finishing, publish, register
 from worker.heartbeat import Heartbeat
 from worker.lending import Lender
+from worker.memory import give_back_freed_memory
 from worker.protocol import Event, Progress
 from worker.reader import Reader, ReaderPool
 from worker.recipe import Recipe
@@ -234,6 +235,7 @@ class Pipeline:
                 self._store.checkpoint(claim, rows)
         self._store.complete_span(claim, run.true_end_seconds, run.warning)
         video.read(claim, None)
+        give_back_freed_memory()
 
     def _claim(self, annotation_id: int) -> SpanClaim | None:
         dead = [owner for owner in self._store.lease_owners(annotation_id) if is_dead(owner)]
