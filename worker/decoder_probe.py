@@ -8,19 +8,20 @@ from av.container import InputContainer
 from worker.decoder_media import Media, is_cover
 from worker.decoder_open import MediaFile
 from worker.decoder_time import Timeline
+from worker.limits import DEFAULT_LIMITS, Limits
 from worker.protocol import Probe
 
 RESETTABLE_FORMATS = {"mpegts", "mpeg", "ogg"}  # whose timestamps may start again midway
 N_RESET_PROBES = 16
 
 
-def probe(file: MediaFile) -> Probe:
+def probe(file: MediaFile, limits: Limits = DEFAULT_LIMITS) -> Probe:
     """What a file says about itself.
 
     Raises:
         MediaError: it cannot be read.
     """
-    media = Media(file, thread_count=1)
+    media = Media(file, thread_count=1, limits=limits)
     audio, video = media.streams.audio, media.streams.video
     streams = media.container.streams
     found = Probe(
