@@ -159,7 +159,7 @@ class StreamReader:
             self.track.lose(t_seconds, t_seconds)
         if t_seconds is not None:
             length = self._ticks.seconds(packet.duration or 0) or self._frame_seconds
-            self._end_seconds = max(self._end_seconds or 0.0, t_seconds + length)
+            self._end_seconds = max(self._end_seconds or 0.0, t_seconds + self._media.within(t_seconds, length))
 
     def _show(self, frame: Any) -> Iterator[Event]:
         stamp, length = self._times.of(frame), self._length(frame)
@@ -168,6 +168,7 @@ class StreamReader:
         else:
             t_seconds = self._media.timeline.place(self._stream.index, self._ticks.seconds(stamp), length)
         self._media.require_within(t_seconds)
+        length = self._media.within(t_seconds, length)
         self.n_frames += 1
         try:
             if isinstance(frame, AudioFrame) and isinstance(self.track, SoundTrack):

@@ -101,6 +101,11 @@ class Media:
         self.container.close()
 
     @property
+    def max_seconds(self) -> float:
+        """The length that a recording may have."""
+        return self._limits.max_seconds
+
+    @property
     def format(self) -> str:
         """The format's first name."""
         return self.container.format.name.split(",")[0]
@@ -124,7 +129,7 @@ class Media:
         Raises:
             MediaError: it does not.
         """
-        if t_seconds > self._limits.max_seconds:
+        if t_seconds > self.max_seconds:
             raise MediaError("recording_too_long", too_long(t_seconds, self._limits))
 
     def packets(self) -> "Iterator[Packet[Stream] | None]":
@@ -145,6 +150,8 @@ class Media:
                 break
             except MemoryError:
                 raise
+            except IndexError:  # PyAV's, at the end, where streams have come up that the header does not name
+                break
             except av.error.FFmpegError:
                 errors += 1
                 yield None
@@ -158,15 +165,25 @@ class Media:
         return packet.pos - end_of_last > MAX_SKIPPED_BYTES
 
     def time(self, packet: "Packet[Stream]") -> float | None:
-        """Roughly when a packet of a chosen stream is shown, in seconds since the container's start; None: not said."""
+        """Roughly when a packet of a chosen stream is shown, in seconds since the container's start.
+
+        None: it does not say, or what it says lies beyond the length that a recording may have.
+        """
         stamp = packet.pts if packet.pts is not None else packet.dts
-        return None if stamp is None else self._ticks[packet.stream.index].seconds(stamp) - self.start_seconds
+        if stamp is None:
+            return None
+        t_seconds = self._ticks[packet.stream.index].seconds(stamp) - self.start_seconds
+        return t_seconds if abs(t_seconds) <= self.max_seconds else None
+
+    def within(self, t_seconds: float, length_seconds: float) -> float:
+        """A length, or as much of it as ends within the length that a recording may have."""
+        return max(0.0, min(length_seconds, self.max_seconds - t_seconds))
 
     def end_of_packets(self) -> float | None:
         """Where the last whole packet ends, found by going through the file; None if there is none."""
         self._reopen()
         ends = (
-            t_seconds + float((packet.duration or 0) * packet.time_base)
+            t_seconds + self.within(t_seconds, float((packet.duration or 0) * packet.time_base))
             for packet in self.packets()
             if packet is not None and not packet.is_corrupt and (t_seconds := self.time(packet)) is not None
         )

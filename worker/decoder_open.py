@@ -339,7 +339,7 @@ def _check(container: InputContainer, limits: Limits) -> None:
     size = sum(len(f"{key}{value}".encode()) for some in described for key, value in some.metadata.items())
     if size > limits.max_metadata_bytes:
         raise MediaError("metadata_too_large", f"its metadata has {size} bytes, more than {limits.max_metadata_bytes}")
-    for stream in container.streams.video:
+    for stream in (stream for stream in container.streams.video if stream.codec_context is not None):
         width, height = stream.codec_context.width, stream.codec_context.height
         if width * height > limits.max_pixels:
             raise MediaError(

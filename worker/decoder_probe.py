@@ -58,7 +58,7 @@ def _rotation(media: Media) -> int:
         return 0
     try:
         frame = next(media.container.decode(media.streams.video), None)
-    except (av.error.FFmpegError, ValueError):
+    except (av.error.FFmpegError, IndexError, ValueError):  # the second as in `Media.packets`
         return 0
     return frame.rotation % 360 if frame is not None else 0  # type: ignore[union-attr]
 
@@ -73,7 +73,7 @@ def _timestamps_start_again(media: Media, file: MediaFile) -> bool:
         try:
             media.container.seek(file.size * step // N_RESET_PROBES, unsupported_byte_offset=True)
             packet = next((p for p in media.container.demux(stream) if p.dts is not None), None)
-        except av.error.FFmpegError:
+        except (av.error.FFmpegError, IndexError):
             continue
         t_seconds = None if packet is None else media.time(packet)
         if t_seconds is not None and t_seconds < last - Timeline.MAX_BACK_SECONDS:
