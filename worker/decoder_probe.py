@@ -60,7 +60,7 @@ def _rotation(media: Media) -> int:
         frame = next(media.container.decode(media.streams.video), None)
     except (av.error.FFmpegError, IndexError, ValueError):  # the second as in `Media.packets`
         return 0
-    return frame.rotation % 360 if frame is not None else 0  # type: ignore[union-attr]
+    return round(frame.rotation / 90) % 4 * 90 if frame is not None else 0  # type: ignore[union-attr]
 
 
 def _timestamps_start_again(media: Media, file: MediaFile) -> bool:
