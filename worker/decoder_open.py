@@ -307,6 +307,7 @@ def _says_too_many_streams(file: MediaFile, limits: Limits) -> bool:
     """Whether it is for its streams that a file cannot be opened: FFmpeg gives that out as a lack of memory."""
     av.logging.set_level(av.logging.ERROR)
     av.logging.set_libav_level(av.logging.ERROR)
+    av.logging.set_skip_repeated(False)  # or it would be said of the first such file only
     try:
         with av.logging.Capture() as said, _opened(file, limits):
             pass

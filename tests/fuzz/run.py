@@ -1,4 +1,4 @@
-"""One run of fuzzing: rounds of cases, drawn from a seed; what turned out new in a round is mutated further in the next.
+"""One run of fuzzing: rounds of cases, drawn from a seed; what was new in a round is mutated further in the next.
 
 So a run is the same each time, whichever child is faster, as far as what came of its cases is.
 """
@@ -97,7 +97,9 @@ def run(count: int, seed: int, folder: Path, children: int, say: Say) -> Outcome
                     corpus[f"case-{case.number}"] = case.content
             done, elapsed = outcome.ended.total(), time.monotonic() - began
             left = (count - done) * elapsed / max(1, done)
-            say(f"{done} of {count}, {done / elapsed:.0f} a second, {len(outcome.findings)} findings, {left:.0f} s left")
+            say(
+                f"{done} of {count}, {done / elapsed:.0f} a second, {len(outcome.findings)} findings, {left:.0f} s left"
+            )
         kept_kib = sum(map(len, corpus.values())) // 1024 + 2 * ROUND * max(map(len, clips.values())) // 1024
         outcome.leaks = _leaks(before, held(), kept_kib)
     outcome.leaks += [f"{what} after the end: {n}" for what, n in held().items() if what in _NONE_AFTER and n]

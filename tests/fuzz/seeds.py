@@ -16,6 +16,7 @@ MAX_SHARED_BYTES = 400_000
 SHARED = ("javanese-video.tar", "ravdess-audio.tar")
 N_SHARED = 3  # of each
 
+os.environ.setdefault("SVT_LOG", "1")  # errors only: the encoder of AV1 tells what it does
 _X264 = {"preset": "ultrafast", "g": "6", "bf": "2", "threads": "1"}
 _VPX = {"deadline": "realtime", "cpu-used": "8", "threads": "1"}
 
