@@ -43,6 +43,7 @@ from worker.ring import Ring
 
 SLOTTED_FORMATS = {"avi"}  # whose index counts frames instead of saying when they are shown
 PROGRESS_SECONDS = 0.5  # of the clock on the wall
+MAX_FRAME_SECONDS = 3600.0  # that a frame is on screen by its own account; one that says more is not believed
 MIN_MISSING_SECONDS, MIN_MISSING_SHARE = 1.0, 0.01  # of what the index promised, to call a file truncated
 
 
@@ -158,7 +159,7 @@ class StreamReader:
             self.n_torn += 1
             self.track.lose(t_seconds, t_seconds)
         if t_seconds is not None:
-            length = self._ticks.seconds(packet.duration or 0) or self._frame_seconds
+            length = self._believed(self._ticks.seconds(packet.duration or 0))
             self._end_seconds = max(self._end_seconds or 0.0, t_seconds + self._media.within(t_seconds, length))
 
     def _show(self, frame: Any) -> Iterator[Event]:
@@ -183,14 +184,17 @@ class StreamReader:
     def _length(self, frame: Any) -> float:
         if isinstance(frame, AudioFrame):
             return frame.samples / max(1, frame.sample_rate)
-        return self._ticks.seconds(frame.duration or 0) or self._frame_seconds
+        return self._believed(self._ticks.seconds(frame.duration or 0))
+
+    def _believed(self, length: float) -> float:
+        return length if 0 < length <= MAX_FRAME_SECONDS else self._frame_seconds
 
 
 def _frame_seconds(stream: Stream) -> float:
     """How long a frame lasts that does not say so."""
     if stream.type != "video":
         return 0.0
-    return float(1 / stream.average_rate) if stream.average_rate else 0.04
+    return min(1.0, float(1 / stream.average_rate)) if stream.average_rate else 0.04
 
 
 class SpanReader:

@@ -94,7 +94,7 @@ def _read(descriptor: int, reader: Reader, verdict: Verdict) -> None:
         expected = claim.first_window
         for rows in run.rows(reader.read(descriptor, "film", read_request(claim, RECIPE))):
             for row in rows:
-                verdict.wrong += _wrong_with(row, expected)
+                verdict.wrong += wrong_with(row, expected)
                 expected += 1
                 states[row[_WINDOW["audio_state"]], row[_WINDOW["video_state"]]] += 1
         if claim.last_window is not None and expected != claim.last_window:
@@ -107,7 +107,7 @@ def _read(descriptor: int, reader: Reader, verdict: Verdict) -> None:
     verdict.about += f" {sorted(states)}"
 
 
-def _wrong_with(row: tuple[Any, ...], index: int) -> Iterable[str]:
+def wrong_with(row: tuple[Any, ...], index: int) -> Iterable[str]:
     """What breaks an invariant of a window's row."""
     start, end = row[_WINDOW["start_seconds"]], row[_WINDOW["end_seconds"]]
     states = (row[_WINDOW["audio_state"]], row[_WINDOW["video_state"]])
@@ -126,8 +126,9 @@ def _wrong_with(row: tuple[Any, ...], index: int) -> Iterable[str]:
         if has_none != (state != "ok"):
             yield f"window {index} is {state} with scores {scores}"
         elif not has_none:
-            total = sum(scores)
-            if not math.isfinite(total) or abs(total - 1) > SUM_TOLERANCE or min(scores) < 0:
+            known = [score for score in scores if score is not None]  # NULL: a label that the model does not know
+            total = sum(known)
+            if not math.isfinite(total) or abs(total - 1) > SUM_TOLERANCE or min(known) < 0:
                 yield f"window {index} has scores that sum to {total}"
 
 

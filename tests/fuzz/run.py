@@ -3,6 +3,7 @@
 So a run is the same each time, whichever child is faster, as far as what came of its cases is.
 """
 
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -80,7 +81,8 @@ def run(count: int, seed: int, folder: Path, children: int, say: Say) -> Outcome
         children: that read at once.
         say: is told how far it is.
     """
-    clips = seeds.make(folder)
+    with tempfile.TemporaryDirectory() as made_in:
+        clips = seeds.make(Path(made_in))
     corpus, outcome, known = dict(clips), Outcome(), set[tuple[str, str]]()
     began = time.monotonic()
     with readers() as pool, ThreadPoolExecutor(children) as threads:
