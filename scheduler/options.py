@@ -187,13 +187,16 @@ _LIMITS = (
 )
 
 
+_LIMITED = ("max_pixels", "max_streams", "max_metadata_bytes", "memory_bytes", "cpu_seconds")
+
+
 def limits_options(command: Callable[..., None]) -> Callable[..., None]:
     """Options that say how much a file may ask of its decoding child; the command gets them as one, `limits`."""
 
     @wraps(command)
     def with_limits(*arguments: Any, max_hours: float, **options: Any) -> None:
-        names = {field.name for field in fields(Limits)} & options.keys()
-        limits = Limits(max_seconds=3600.0 * max_hours, **{name: options.pop(name) for name in names})
+        named = {name: options.pop(name) for name in _LIMITED}
+        limits = Limits(max_seconds=3600.0 * max_hours, **named)
         command(*arguments, limits=limits, **options)
 
     for option in reversed(_LIMITS):
