@@ -13,6 +13,7 @@ from worker.protocol import Probe
 
 RESETTABLE_FORMATS = {"mpegts", "mpeg", "ogg"}  # whose timestamps may start again midway
 N_RESET_PROBES = 16
+FIRST_YEAR = 1900  # that a recording may say it is of
 
 
 def probe(file: MediaFile, limits: Limits = DEFAULT_LIMITS) -> Probe:
@@ -26,13 +27,13 @@ def probe(file: MediaFile, limits: Limits = DEFAULT_LIMITS) -> Probe:
     streams = media.container.streams
     found = Probe(
         container=media.container.format.name,
-        duration_seconds=media.duration_seconds,
+        duration_seconds=max(0.0, media.duration_seconds) if media.duration_seconds is not None else None,
         has_audio=audio is not None,
         has_video=video is not None,
         audio_codec=audio.codec_context.codec.canonical_name if audio is not None else None,
         video_codec=video.codec_context.codec.canonical_name if video is not None else None,
-        width=video.codec_context.width if video is not None else None,  # type: ignore[attr-defined]
-        height=video.codec_context.height if video is not None else None,  # type: ignore[attr-defined]
+        width=(video.codec_context.width or None) if video is not None else None,  # type: ignore[attr-defined]
+        height=(video.codec_context.height or None) if video is not None else None,  # type: ignore[attr-defined]
         frame_rate_hz=float(video.average_rate) if video is not None and video.average_rate else None,
         recorded_at=_recorded_at(media.container),
         audio_tracks=len(streams.audio),
@@ -47,9 +48,10 @@ def probe(file: MediaFile, limits: Limits = DEFAULT_LIMITS) -> Probe:
 def _recorded_at(container: InputContainer) -> str | None:
     stamp = container.metadata.get("creation_time")
     try:
-        return datetime.fromisoformat(stamp).isoformat() if stamp else None
+        said = datetime.fromisoformat(stamp) if stamp else None
     except ValueError:
         return None
+    return said.isoformat() if said is not None and said.year >= FIRST_YEAR else None
 
 
 def _rotation(media: Media) -> int:

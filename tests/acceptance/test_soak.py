@@ -23,9 +23,10 @@ def test_half_a_minute_of_all_kinds_of_files(media, short_folder):
 
 def test_what_grows_is_told():
     before = Held(500.0, 200.0, 50, 4, 0, 4, 20, (1, 2))
-    assert not before.leaks_until(Held(540.0, 900.0, 55, 3, 1, 5, 21, (2, 1)))
+    assert not before.leaks_until(Held(540.0, 300.0, 55, 3, 1, 5, 21, (2, 1)))
     for grown, name in [
         (Held(700.0, 200.0, 50, 4, 0, 4, 20, (1, 2)), "memory_mb"),
+        (Held(500.0, 900.0, 50, 4, 0, 4, 20, (1, 2)), "children_mb"),
         (Held(500.0, 200.0, 90, 4, 0, 4, 20, (1, 2)), "descriptors"),
         (Held(500.0, 200.0, 50, 9, 0, 4, 20, (1, 2)), "children"),
         (Held(500.0, 200.0, 50, 4, 5, 4, 20, (1, 2)), "dead"),

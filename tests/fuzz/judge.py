@@ -5,6 +5,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from datetime import UTC
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,9 @@ def judge(content: bytes, reader: Reader) -> Verdict:
 
 def _read(descriptor: int, reader: Reader, verdict: Verdict) -> None:
     probe = reader.probe(descriptor, "film")
-    facts(probe, Source("film", "1", 1, 0.0))
+    known = facts(probe, Source("film", "1", 1, 0.0))
+    if known.recorded_at is not None:
+        known.recorded_at.astimezone(UTC)  # as the database does
     verdict.about = f"{probe.container} {probe.audio_codec} {probe.video_codec} {probe.seekable}"
     models: Any = InstantModels()
     states: Counter[tuple[str, str]] = Counter()

@@ -161,3 +161,26 @@ def test_a_picture_stream_without_a_decoder_is_no_error_of_ours(tmp_path):
         reading = read(reader, path)
     assert not reading.pictures
     assert len(reading.sound) > 15_000
+
+
+def test_pictures_of_a_size_that_nobody_believes_are_of_no_size(tmp_path):
+    """Found by the soak: no side is 0 in the database, and the failure was taken for the database's."""
+    pictures = Pictures(steady(0.5), codec="huffyuv", pix_fmt="rgb24", options={}, width=96, height=64)
+    path = write(tmp_path / "a.avi", pictures)
+    content = bytearray(path.read_bytes())
+    at = content.index(b"strf") + 8 + 4
+    content[at : at + 8] = (60_000).to_bytes(4, "little") * 2
+    path.write_bytes(content)
+    with board_reader() as reader, path.open("rb") as file:
+        probe = reader.probe(file.fileno(), path.name)
+    assert (probe.width, probe.height) == (None, None)
+
+
+@pytest.mark.parametrize(("year", "is_believed"), [(1, False), (1904, True), (2024, True)])
+def test_a_date_before_there_were_recordings_is_none(tmp_path, year, is_believed):
+    def describe(out, _):
+        out.metadata["creation_time"] = f"{year:04}-01-01T00:00:00.000000Z"
+
+    path = write(tmp_path / "a.mkv", Pictures(steady(0.5)), prepare=describe)
+    with board_reader() as reader, path.open("rb") as file:
+        assert (reader.probe(file.fileno(), path.name).recorded_at is not None) == is_believed

@@ -63,6 +63,7 @@ class Held:
         """What has grown by more than it may."""
         bounds = {
             "memory_mb": self.memory_mb * (1 + MEMORY_GROWTH) + MEMORY_SLACK_MB,
+            "children_mb": self.children_mb * 1.5 + 100.0,  # they are replaced, and read other files each time
             "descriptors": self.descriptors + 8,  # connections to the servers come and go
             "children": self.children + 1,  # that a job has just replaced one
             "dead": self.dead + 1,

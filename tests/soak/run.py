@@ -13,6 +13,7 @@ from tests.soak.measure import Held
 
 BACKLOG = 12  # files that wait or are being worked on
 N_SAMPLES = 15  # from which a figure before and one after are made
+OURS = ("internal", "database_error", "worker_died", "lease_lost")  # failures that no file may bring about
 STUCK_SECONDS = 240.0  # without a file that ends, after which the run is given up
 
 Say = Callable[[str], None]
@@ -138,8 +139,11 @@ def _judge(fleet: Fleet, outcome: Outcome, services: list[Service]) -> None:
     if outcome.ended.total() != total:
         outcome.wrong.append(f"{outcome.ended.total()} files ended of {total}")
     for how in outcome.ended:
-        if (how.strip("()") not in FAILURES and how != "done") or how == "internal":
+        if how.strip("()") not in FAILURES and how != "done":
             outcome.wrong.append(f"ended as {how}, which is no failure that is on the list")
+        if how in OURS:
+            query = f"SELECT v.uri, a.error_message FROM {_LATEST} AND a.error_code = '{how}' LIMIT 5"
+            outcome.wrong += [f"ended as {how}: {uri}: {message}" for uri, message in fleet.rows(query)]
     good = fleet.rows(f"SELECT COUNT(*) FROM {_LATEST} AND v.uri LIKE '%%-good.mp4' AND a.status <> 'done'")[0][0]
     if good:
         outcome.wrong.append(f"{good} files that are good were not annotated")
