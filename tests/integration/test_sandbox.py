@@ -79,7 +79,19 @@ def test_every_thread_of_a_child_is_confined(clip):
         for task in tasks:
             status = status_of(task)
             assert (status["Seccomp"], status["NoNewPrivs"]) == ("2", "1")
-        assert os.stat(f"/proc/{reader.child_pid}/maps").st_uid == 0  # it is not dumpable
+
+
+def test_no_core_file_and_no_other_process_shows_what_was_decoded():
+    """The system call that says so is refused, so here the filter is left out."""
+    script = (
+        "import ctypes, resource\n"
+        "from worker import sandbox\n"
+        "sandbox.seccomp.install = lambda **_: None\n"
+        "sandbox.begin(1 << 30); sandbox.confine(sandbox.Limits())\n"
+        "print(ctypes.CDLL(None).prctl(3), *resource.getrlimit(resource.RLIMIT_CORE))\n"  # PR_GET_DUMPABLE
+    )
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True, text=True)
+    assert ran.stdout.split() == ["0", "0", "0"]
 
 
 def test_the_environment_is_what_is_passed_on_and_no_more(clip, monkeypatch):
