@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 CONSTRAINTS := $(if $(GPU),,--constraint constraints-cpu.txt)
 
-.PHONY: help demo install test lint accuracy eval bench scale chaos figures clean
+.PHONY: help demo install test lint accuracy eval bench scale chaos fuzz soak figures clean
 
 help:
 	@echo "make demo     set up, fetch one real clip, annotate it, show its timeline"
@@ -15,6 +15,8 @@ help:
 	@echo "make bench    speed, memory and cost by stage, beside other programs, into docs/performance.md (Linux, 40 minutes)"
 	@echo "make scale    what the fleet's servers carry, with simulated workers, into docs/scale.md (Linux, 10 minutes)"
 	@echo "make chaos SPANS=1000 FAULTS=200 [SEED=N] [SOURCE=s3]   a fleet in which all fails that can, compared with a quiet run"
+	@echo "make fuzz N=20000 [SEED=N]  mutated files through the reader, by the thousands: nothing may crash, leak or hang"
+	@echo "make soak MINUTES=60 [SEED=N]   good, broken and hostile files through two workers, measured before and after"
 	@echo "make figures  the picture of the demo in docs/, anew"
 	@echo "make clean    remove .venv and caches"
 
@@ -56,6 +58,12 @@ scale: .venv/tests-installed
 chaos: .venv/tests-installed
 	$(BIN)/python -m tests.chaos --spans $(or $(SPANS),1000) --faults $(or $(FAULTS),200) \
 		$(if $(SEED),--seed $(SEED)) $(if $(SOURCE),--source $(SOURCE))
+
+fuzz: .venv/tests-installed
+	$(BIN)/python -m tests.fuzz --count $(or $(N),20000) $(if $(SEED),--seed $(SEED))
+
+soak: .venv/tests-installed
+	$(BIN)/python -m tests.soak --minutes $(or $(MINUTES),60) $(if $(SEED),--seed $(SEED))
 
 figures: .venv/tests-installed
 	$(BIN)/python docs/make_figures.py

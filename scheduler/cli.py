@@ -11,8 +11,17 @@ from db.identity import printable
 from scheduler import cli_failures, cli_fleet, cli_keep
 from scheduler.cli_hooks import alerts, hooks
 from scheduler.cli_train import train
-from scheduler.options import adapt_option, db_option, decoder_option, dtype_option, json_option, wanted_options
+from scheduler.options import (
+    adapt_option,
+    db_option,
+    decoder_option,
+    dtype_option,
+    json_option,
+    limits_options,
+    wanted_options,
+)
 from scheduler.wanted import Wanted
+from worker.limits import Limits
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -105,6 +114,7 @@ def cli() -> None:
 )
 @dtype_option
 @decoder_option
+@limits_options
 @wanted_options
 @json_option
 def annotate(
@@ -122,6 +132,7 @@ def annotate(
     dtype: str,
     decoder: str,
     as_json: bool,
+    limits: Limits,
     wanted: Wanted,
 ) -> None:
     """Annotate videos and store their timelines.
@@ -157,6 +168,7 @@ def annotate(
         wanted=wanted,
         dtype=dtype,
         decoder=decoder,
+        limits=limits,
     )
     sys.exit(run(paths, options))
 

@@ -21,6 +21,8 @@ from models.fusion import RULES
 from scheduler.cli import cli
 from tests.database import annotated
 from tests.receiver import SECRET
+from worker.limits import Limits
+from worker.sandbox import LAYERS
 
 ROOT = Path(__file__).parent.parent.parent
 README = (ROOT / "README.md").read_text()
@@ -174,3 +176,13 @@ def test_the_query_for_autoscaling_is_one_number(postgresql_url):
     (trigger,) = scaled["spec"]["triggers"]
     with Store(postgresql_url) as store, store.reading() as connection:
         assert connection.exec_driver_sql(trigger["metadata"]["query"]).fetchall() == [(0,)]
+
+
+def test_the_limits_on_files_are_those_of_the_code():
+    page = (ROOT / "docs" / "hardening.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| (\d+) \| (?:`(--[\w-]+)`)? ?\| `(\w+)` \|$", page, re.MULTILINE)
+    assert {name: float(default) for name, default, _, _ in rows} == vars(Limits())
+    options = (ROOT / "docs" / "cli.md").read_text()
+    assert all(option in options for _, _, option, _ in rows if option)
+    assert {code for *_, code in rows} < FAILURES.keys()
+    assert {f"`{layer}`" for layer in LAYERS} <= set(re.findall(r"^\| (`\w+`) \|", page, re.MULTILINE))
