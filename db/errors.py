@@ -67,6 +67,8 @@ raised themselves.
 from dataclasses import dataclass
 from typing import ClassVar
 
+from db.redaction import redacted
+
 
 @dataclass(frozen=True)
 class FailureCode:
@@ -238,7 +240,7 @@ class MoodreelError(Exception):
     """Root of all errors that moodreel raises on purpose.
 
     Args:
-        message: one sentence for a person, naming the file or the database.
+        message: one sentence for a person, naming the file or the database. Passwords in it are left out.
         hint: what to do next, where that is more than the code's `what_to_do`.
     """
 
@@ -246,8 +248,8 @@ class MoodreelError(Exception):
     permanent: ClassVar[bool] = FAILURES["internal"].permanent
 
     def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message)
-        self.hint = hint
+        super().__init__(redacted(message))
+        self.hint = redacted(hint)
 
     def __init_subclass__(cls) -> None:
         cls.permanent = FAILURES[cls.code].permanent

@@ -5,6 +5,7 @@
         logging.getLogger(__name__).info("started")     # the line says which video and span
 
 What is logged may hold names from outside: JSON escapes what could pass for a line of its own, and so does the text.
+Of what libraries say of URLs, passwords are left out.
 """
 
 import logging
@@ -17,6 +18,7 @@ from datetime import UTC, datetime
 from pythonjsonlogger.json import JsonFormatter
 
 from db.identity import printable
+from db.redaction import redacted
 
 FORMATS = ("json", "text")
 
@@ -71,6 +73,9 @@ class Json(JsonFormatter):
         log_data.pop("about", None)
         log_data.update(record.__dict__.get("about", {}))
 
+    def format(self, record: logging.LogRecord) -> str:
+        return redacted(super().format(record))
+
 
 class Text(logging.Formatter):
     """A line for people: time, level, message, what it is about; the traceback, if any, below it, indented."""
@@ -80,7 +85,5 @@ class Text(logging.Formatter):
         facts = {**extra, **record.__dict__.get("about", {})}
         ids = "".join(f" {name}={value}" for name, value in facts.items())
         line = printable(f"{_time(record)} {record.levelname} {record.getMessage()}{ids}")
-        if not record.exc_info:
-            return line
-        trace = self.formatException(record.exc_info).splitlines()
-        return "\n".join([line, *(f"    {printable(part)}" for part in trace)])
+        trace = self.formatException(record.exc_info).splitlines() if record.exc_info else []
+        return redacted("\n".join([line, *(f"    {printable(part)}" for part in trace)]))
