@@ -109,7 +109,7 @@ class Fleet(Database):
         now = sa.case((annotations.c.pipeline_id.in_(buildable), unix_now(self.engine.dialect.name)))
         place = sa.func.coalesce(annotations.c.queue_key, now)
         count = 0
-        for some in self._batches(_chosen(uris).where(annotations.c.status == "failed", reason, ours)):
+        for some in self._batches(chosen(uris).where(annotations.c.status == "failed", reason, ours)):
             with self.writing() as connection:
                 limits = limit_prefixes(connection)
                 for limit, ids in _by_limit(some, limits).items():
@@ -125,7 +125,7 @@ class Fleet(Database):
         unfinished = annotations.c.status.in_(UNFINISHED), annotations.c.queue_key.is_not(None)
         ended = {"status": "failed", "error_code": Cancelled.code, "error_message": "cancelled on request"}
         count = 0
-        for some in self._batches(_chosen(uris).where(*unfinished)):
+        for some in self._batches(chosen(uris).where(*unfinished)):
             with self.writing() as connection:
                 lock_with_spans(connection, list(some))
                 of_them = sa.update(spans).where(spans.c.annotation_id.in_(some))
@@ -407,7 +407,7 @@ def lies_below(prefix: str) -> sa.ColumnElement[bool]:
     return sa.and_(*within, sa.func.substr(videos.c.uri, 1, len(prefix)) == prefix)
 
 
-def _chosen(uris: Sequence[str]) -> sa.Select[tuple[int, str]]:
+def chosen(uris: Sequence[str]) -> sa.Select[tuple[int, str]]:
     """Annotations of the latest versions of these videos, or of those below these folders; of all, without any."""
     latest = sa.and_(videos.c.id == annotations.c.video_id, videos.c.version == annotations.c.version)
     query = sa.select(annotations.c.id, videos.c.uri).join(videos, latest)

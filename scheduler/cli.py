@@ -8,7 +8,7 @@ import click
 
 from db.errors import FAILURES, BadOption, MoodreelError, NotInstalled
 from db.identity import printable
-from scheduler import cli_fleet, cli_keep
+from scheduler import cli_failures, cli_fleet, cli_keep
 from scheduler.cli_hooks import alerts, hooks
 from scheduler.cli_train import train
 from scheduler.options import (
@@ -45,6 +45,8 @@ face; the two are fused and smoothed into segments. Where nobody speaks and no f
   moodreel timeline holiday.mp4              what was found, segment by segment
   moodreel fuse --all --fusion average       another timeline from the same windows, at once
   moodreel status                            what is done, what failed and why
+  moodreel quarantine                        what failed, one by one, and how to try it again
+  moodreel explain truncated                 what a code means, and what to do
   moodreel doctor                            is everything in place on this machine?
   moodreel train audio --help                a model of your own, from clips of yours
 
@@ -262,7 +264,7 @@ def doctor(db_url: str, as_json: bool) -> None:
     sys.exit(0 if examine(db_url, as_json) else EXIT_FAILED)
 
 
-for command in (*cli_fleet.COMMANDS, *cli_keep.COMMANDS, hooks, alerts, train):
+for command in (*cli_failures.COMMANDS, *cli_fleet.COMMANDS, *cli_keep.COMMANDS, hooks, alerts, train):
     cli.add_command(command)
 
 

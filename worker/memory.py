@@ -1,9 +1,10 @@
-"""Memory that two processes share, by a descriptor of it. Knows nothing of what is in it.
+"""Memory that two processes share, by a descriptor of it, and the allocator's. Knows nothing of what is in it.
 
 The size of sealed memory never changes, whoever has the descriptor: so reading it raises no SIGBUS. What is lent for
 reading is written by nobody but who made it.
 """
 
+import ctypes
 import fcntl
 import mmap
 import os
@@ -55,3 +56,14 @@ def lendable_memory(size_bytes: int) -> tuple[mmap.mmap, int]:
     with tempfile.NamedTemporaryFile() as file:
         file.truncate(size_bytes)
         return mmap.mmap(file.fileno(), size_bytes), os.open(file.name, os.O_RDONLY | os.O_CLOEXEC)
+
+
+def give_back_freed_memory() -> None:
+    """Let the allocator give what was freed back to the system, wherever it lies (glibc; elsewhere nothing happens).
+
+    Threads that each allocate and free for hours leave holes in their heaps, which glibc keeps: the process would grow
+    with the length of what it reads, up to a bound.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)

@@ -33,6 +33,7 @@ from worker.finish import Finishing, publish, register
 from worker.heartbeat import Heartbeat
 from worker.lending import Lender
 from worker.limits import DEFAULT_LIMITS, Limits
+from worker.memory import give_back_freed_memory
 from worker.protocol import Event, Progress
 from worker.reader import Reader, ReaderPool
 from worker.recipe import Recipe
@@ -236,6 +237,7 @@ class Pipeline:
                 self._store.checkpoint(claim, rows)
         self._store.complete_span(claim, run.true_end_seconds, run.warning)
         video.read(claim, None)
+        give_back_freed_memory()
 
     def _claim(self, annotation_id: int) -> SpanClaim | None:
         dead = [owner for owner in self._store.lease_owners(annotation_id) if is_dead(owner)]
