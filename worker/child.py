@@ -61,19 +61,16 @@ class Child:
             self.channel = Channel(ours, None if memory is None else Ring(memory))
             named = [part for option, descriptor in passed_on.items() for part in (option, str(descriptor))]
             named += ["--parent", str(os.getpid()), "--limits", json.dumps(asdict(limits))]
-            self._process = (
-                _starter()
-                .submit(
-                    subprocess.Popen,
-                    [sys.executable, "-P", "-m", "worker.decoder", *named, *arguments],
-                    pass_fds=list(passed_on.values()),
-                    env=_environment(),
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    stderr=self._stderr,
-                )
-                .result()
+            starting = _starter().submit(
+                subprocess.Popen,
+                [sys.executable, "-P", "-m", "worker.decoder", *named, *arguments],
+                pass_fds=list(passed_on.values()),
+                env=_environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=self._stderr,
             )
+            self._process = starting.result()
         self._advanced_seconds = self._waited_seconds = 0.0
 
     @property
