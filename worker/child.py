@@ -108,7 +108,7 @@ class Child:
         """Grant it CPU seconds from now on. It cannot grant itself any."""
         self._waited_seconds = 0.0
         if hasattr(resource, "prlimit"):
-            with suppress(ProcessLookupError):  # that it is gone, the channel says
+            with suppress(OSError):  # that it is gone, the channel says
                 used = time.clock_gettime(((~self.pid) << 3) | 2)  # the clock of a process's CPU time, on Linux
                 hard = resource.prlimit(self.pid, resource.RLIMIT_CPU)[1]
                 soft = math.ceil(used + self._limits.cpu_seconds)
