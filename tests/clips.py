@@ -24,6 +24,7 @@ from worker.limits import Limits
 from worker.protocol import SAMPLE_RATE_HZ, End, Picture, ReadRequest, Sound, Unreadable, Voice
 from worker.reader import Reader
 
+INSPECTABLE = Path(__file__).parent / "inspectable"  # for the path of children whose /proc is to be looked into
 RATE_HZ = 25
 WIDTH, HEIGHT = 192, 128
 SOUND_HZ = 48_000

@@ -10,6 +10,7 @@ import json
 import math
 import socket
 import struct
+import time
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
@@ -168,7 +169,11 @@ class Channel:
     def _read(self, length: int) -> bytearray:
         content = bytearray(length)
         view = memoryview(content)
+        patience = self._socket.gettimeout()
+        until = None if patience is None else time.monotonic() + patience
         while view:
+            if until is not None and time.monotonic() > until:  # byte by byte a message would never be too late
+                raise TimeoutError
             try:
                 count = self._socket.recv_into(view, min(len(view), READ_BYTES))
             except ConnectionError as error:

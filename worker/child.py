@@ -61,19 +61,16 @@ class Child:
             self.channel = Channel(ours, None if memory is None else Ring(memory))
             named = [part for option, descriptor in passed_on.items() for part in (option, str(descriptor))]
             named += ["--parent", str(os.getpid()), "--limits", json.dumps(asdict(limits))]
-            self._process = (
-                _starter()
-                .submit(
-                    subprocess.Popen,
-                    [sys.executable, "-P", "-m", "worker.decoder", *named, *arguments],
-                    pass_fds=list(passed_on.values()),
-                    env=_environment(),
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    stderr=self._stderr,
-                )
-                .result()
+            starting = _starter().submit(
+                subprocess.Popen,
+                [sys.executable, "-P", "-m", "worker.decoder", *named, *arguments],
+                pass_fds=list(passed_on.values()),
+                env=_environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=self._stderr,
             )
+            self._process = starting.result()
         self._advanced_seconds = self._waited_seconds = 0.0
 
     @property
@@ -111,7 +108,7 @@ class Child:
         """Grant it CPU seconds from now on. It cannot grant itself any."""
         self._waited_seconds = 0.0
         if hasattr(resource, "prlimit"):
-            with suppress(ProcessLookupError):  # that it is gone, the channel says
+            with suppress(OSError):  # that it is gone, the channel says
                 used = time.clock_gettime(((~self.pid) << 3) | 2)  # the clock of a process's CPU time, on Linux
                 hard = resource.prlimit(self.pid, resource.RLIMIT_CPU)[1]
                 soft = math.ceil(used + self._limits.cpu_seconds)

@@ -257,6 +257,16 @@ def codec_options(limits: Limits) -> dict[str, str]:
     return {"max_pixels": str(limits.max_pixels), "codec_whitelist": CODECS}
 
 
+def container_options(limits: Limits) -> dict[str, str]:
+    """What a file is opened with."""
+    return {
+        "format_whitelist": FORMATS,
+        "protocol_whitelist": "none",
+        "codec_whitelist": CODECS,
+        "max_streams": str(limits.max_streams + 1),  # one more, to tell a file that has too many
+    }
+
+
 def open_container(file: MediaFile, limits: Limits, hardware: HWAccel | None = None) -> InputContainer:
     """Open a container and find its streams.
 
@@ -291,12 +301,7 @@ def _opened(file: MediaFile, limits: Limits, hardware: HWAccel | None = None) ->
     return av.open(
         file,
         "r",
-        container_options={
-            "format_whitelist": FORMATS,
-            "protocol_whitelist": "none",
-            "codec_whitelist": CODECS,
-            "max_streams": str(limits.max_streams + 1),  # one more, to tell a file that has too many
-        },
+        container_options=container_options(limits),
         metadata_errors="replace",
         buffer_size=BUFFER_BYTES,
         hwaccel=hardware,

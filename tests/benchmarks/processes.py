@@ -121,7 +121,10 @@ def tree_cpu_seconds(pid: int) -> float:
 
 def _pss_bytes(pid: int) -> int:
     lines = _text(Path(f"/proc/{pid}/smaps_rollup")).splitlines()
-    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+    names: tuple[str, ...] = ("Pss:",)
+    if not lines:  # of decoding children it is told to root only; this is less by what they share
+        lines, names = _text(Path(f"/proc/{pid}/status")).splitlines(), ("RssAnon:", "RssShmem:")
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(names))
 
 
 def busy_seconds() -> float:
@@ -134,5 +137,5 @@ def _text(path: Path) -> str:
     """A file of /proc; empty if its process is gone."""
     try:
         return path.read_text()
-    except (FileNotFoundError, ProcessLookupError):
+    except (FileNotFoundError, PermissionError, ProcessLookupError):
         return ""

@@ -117,7 +117,7 @@ class _Judged:
 class _Readers:
     """In the place of `ReaderPool`."""
 
-    def __init__(self, span_seconds: float, meter: Meter, decoder: str) -> None:
+    def __init__(self, span_seconds: float, meter: Meter, **_options: Any) -> None:
         self._seconds_per_run = span_seconds * CHECKPOINT_WINDOWS / (PLAN.span_ms / 1000)
         self._meter = meter
 

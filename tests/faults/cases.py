@@ -237,7 +237,7 @@ CASES: dict[str, tuple[Check, ...]] = {
             "tests/integration/test_bad_media.py::test_a_playlist_opens_nothing",
             "only containers of recordings are opened",
             "worker/decoder_open.py",
-            '            "format_whitelist": FORMATS,\n',
+            '        "format_whitelist": FORMATS,\n',
             "",
         ),
     ),

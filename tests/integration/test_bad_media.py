@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from db import errors
-from tests.clips import Pictures, Track, assert_pictures, assert_sound, board_reader, read, steady, write
+from tests.clips import INSPECTABLE, Pictures, Track, assert_pictures, assert_sound, board_reader, read, steady, write
 from worker.channel import Channel
 from worker.protocol import End, Picture, ProtocolError, ReadRequest
 
@@ -322,6 +322,7 @@ def test_too_little_memory(tmp_path):
 
 
 def test_the_child_has_no_path_and_no_credential(tmp_path, good, monkeypatch):
+    monkeypatch.syspath_prepend(INSPECTABLE)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hush")
     path = tmp_path / "film.mp4"
     path.write_bytes(good)

@@ -9,6 +9,8 @@ import pytest
 
 from db import errors
 from tests.clips import Pictures, Track, assert_pictures, board_reader, read, steady, write
+from worker import decoder_open
+from worker.limits import Limits
 from worker.protocol import ReadRequest
 
 
@@ -110,12 +112,14 @@ def test_a_recording_that_says_it_is_too_long(tmp_path, good):
 
 
 def test_a_recording_that_leaps_on_and_on_is_ended_where_it_is_too_long(tmp_path, good):
-    """By leaps that are small enough to be believed; each repeats one picture thousands of times."""
+    """By leaps that are small enough to be believed, in a file that does not say how long it is."""
     times = [Fraction(n * 1800) for n in range(40)]
-    path = write(tmp_path / "film.nut", Pictures(times, codec="mpeg4", options={}, time_base=Fraction(1, 5)))
+    pictures = Pictures(times, codec="mjpeg", pix_fmt="yuvj420p", options={}, time_base=Fraction(1, 5))
+    path = write(tmp_path / "film.mkv", pictures, container={"live": "1"})
     with board_reader(max_seconds=7200.0) as reader, path.open("rb") as file:
+        assert (reader.probe(file.fileno(), path.name).duration_seconds or 0) < 7200
         events = reader.read(file.fileno(), path.name, ReadRequest(frame_rate_hz=1.0))
-        with pytest.raises(errors.RecordingTooLong, match=r"film\.nut"):
+        with pytest.raises(errors.RecordingTooLong, match=r"film\.mkv"):
             assert sum(1 for _ in events) < 10_000
         assert_pictures(read(reader, good), steady(2))
 
@@ -191,3 +195,26 @@ def pointing_at(uri: str, name: str, movie: bytes) -> bytes:
         size = int.from_bytes(changed[place : place + 4], "big") + len(box) - 12
         changed[place : place + 4] = size.to_bytes(4, "big")
     return bytes(changed[: changed.index(b"mdat") - 4] + changed[changed.index(b"moov") - 4 :])
+
+
+@pytest.mark.parametrize("without", [(), ("format_whitelist",), ("protocol_whitelist",)])
+def test_the_lists_of_formats_and_of_protocols_each_keep_a_script_from_opening(tmp_path, good, monkeypatch, without):
+    """Here in this process, which could open it; without both lists it does, so the script is a good one."""
+    (tmp_path / "bait.mp4").write_bytes(good.read_bytes())
+    (tmp_path / "film.mp4").write_text("ffconcat version 1.0\nfile 'bait.mp4'\n")
+    monkeypatch.chdir(tmp_path)
+    whole = decoder_open.container_options
+
+    def lacking(*names):
+        monkeypatch.setattr(
+            decoder_open, "container_options", lambda limits: {k: v for k, v in whole(limits).items() if k not in names}
+        )
+
+    lacking(*without)
+    with Path("film.mp4").open("rb") as file:
+        with pytest.raises(decoder_open.MediaError):
+            decoder_open.open_container(decoder_open.DescriptorFile(file.fileno()), Limits())
+        lacking("format_whitelist", "protocol_whitelist")
+        opened = decoder_open.open_container(decoder_open.DescriptorFile(file.fileno()), Limits())
+        assert opened.format.name == "concat"
+        opened.close()

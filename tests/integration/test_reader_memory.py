@@ -12,12 +12,17 @@ import numpy as np
 import pytest
 
 from db import errors
-from tests.clips import Pictures, Track, board_reader, read, steady, write
+from tests.clips import INSPECTABLE, Pictures, Track, board_reader, read, steady, write
 from worker.protocol import End, Picture, ReadRequest, Sound
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory can be sealed on Linux only")
 
 RINGS = ":moodreel-ring"
+
+
+@pytest.fixture(autouse=True)
+def _inspectable(monkeypatch):
+    monkeypatch.syspath_prepend(INSPECTABLE)
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from contextlib import closing, contextmanager, suppress
 
 import numpy as np
@@ -226,3 +227,24 @@ def test_an_array_is_not_read_twice():
 def test_a_ring_that_is_not_there():
     with hostile(["float32", [1024], 0], ring=False) as parent, pytest.raises(ProtocolError):
         parent.receive()
+
+
+def test_a_message_that_comes_byte_by_byte_is_not_waited_for():
+    ours, theirs = socket.socketpair()
+    ours.settimeout(0.3)
+    over = threading.Event()
+
+    def dribble():
+        theirs.sendall((1000).to_bytes(4, "big"))
+        while not over.wait(0.05):
+            theirs.sendall(b" ")
+
+    dribbling = threading.Thread(target=dribble)
+    with ours, theirs:
+        dribbling.start()
+        began = time.monotonic()
+        with pytest.raises(TimeoutError):
+            Channel(ours).receive()
+        over.set()
+        dribbling.join()
+    assert time.monotonic() - began < 20  # all of it would take fifty seconds
