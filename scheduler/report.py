@@ -69,11 +69,13 @@ def _chosen(store: Store, names: Sequence[str]) -> list[Shown]:
 
 def _document(connection: sa.Connection, videos: Sequence[Shown], *, embed: bool) -> str:
     points = max(POINTS_AT_LEAST, min(POINTS, POINTS_OF_ALL // len(videos)))
-    details = {}
-    for video in videos:
+    data, details = overview(connection, videos), {}
+    for video, listed in zip(videos, data["videos"], strict=True):
         url, why = _embedded(video) if embed else source_of(video)
-        details[video.id] = json.dumps({**detail(connection, video, points), "url": url, "why": why})
-    return page(overview(connection, videos), details)
+        shown = detail(connection, video, points)
+        listed["states"] = sorted({state for _, state, *_ in shown["states"]})  # to filter by, without a server
+        details[video.id] = json.dumps({**shown, "url": url, "why": why})
+    return page(data, details)
 
 
 def overview(connection: sa.Connection, videos: Sequence[Shown]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`moodreel serve`: the page of `report`, live, for a whole database. It only reads, and only what is in the database."""
+"""`moodreel serve`: the page of `report`, live, for a whole database. It reads only what is in the database."""
 
 import ipaddress
 import socket
