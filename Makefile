@@ -15,7 +15,7 @@ help:
 	@echo "make bench    speed, memory and cost by stage, beside other programs, into docs/performance.md (Linux, 40 minutes)"
 	@echo "make scale    what the fleet's servers carry, with simulated workers, into docs/scale.md (Linux, 10 minutes)"
 	@echo "make chaos SPANS=1000 FAULTS=200 [SEED=N] [SOURCE=s3]   a fleet in which all fails that can, compared with a quiet run"
-	@echo "make figures  the picture of the demo in docs/, anew"
+	@echo "make figures  the pictures in docs/, anew"
 	@echo "make clean    remove .venv and caches"
 
 demo: .venv/installed
@@ -59,6 +59,7 @@ chaos: .venv/tests-installed
 
 figures: .venv/tests-installed
 	$(BIN)/python docs/make_figures.py
+	$(BIN)/python docs/make_page_figures.py
 
 .venv/installed: pyproject.toml constraints-cpu.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "moodreel needs Python 3.11 or newer; name one: make PYTHON=python3.11")'

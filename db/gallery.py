@@ -111,7 +111,7 @@ def segments_of(connection: sa.Connection, ids: Sequence[int]) -> dict[int, list
 
 
 def windows_of(connection: sa.Connection, video: Shown) -> Iterator[Any]:
-    """A video's windows in time: start, end, states of voice and face, then eight probabilities each: voice, face, fused."""
+    """A video's windows in time: start, end, states of voice and face, then eight probabilities of each side."""
     columns = [windows.c[name] for name in ("start_seconds", "end_seconds", "audio_state", "video_state")]
     columns += [windows.c[name] for name in (*SCORES["audio"], *SCORES["video"])]
     columns += [fused_windows.c[name] for name in SCORES["fused"]]

@@ -132,16 +132,17 @@ def _wish(request: Request) -> tuple[Wish, int, int]:
     asked = request.query_params
     try:
         limit, offset = int(asked.get("limit", 60)), int(asked.get("offset", 0))
-        days = {name: date.fromisoformat(asked[name]) if asked.get(name) else None for name in ("since", "until")}
+        since, until = (date.fromisoformat(asked[name]) if asked.get(name) else None for name in ("since", "until"))
     except ValueError as error:
         raise HTTPException(400, f"The filter cannot be understood: {error}.") from error
-    words = {name: asked.get(name) or None for name in ("emotion", "state", "pipeline")}
+    emotion, state, pipeline = (asked.get(name) or None for name in ("emotion", "state", "pipeline"))
     sort = asked.get("sort") or "name"
-    known = (None, *EMOTIONS), (None, *STATES), SORTS
     within = 0 < limit <= ROWS_AT_MOST and 0 <= offset < 2**31
-    if not within or words["emotion"] not in known[0] or words["state"] not in known[1] or sort not in known[2]:
+    if not within or emotion not in (None, *EMOTIONS) or state not in (None, *STATES) or sort not in SORTS:
         raise HTTPException(400, "There is no such filter, order or page.")
-    return Wish(text=asked.get("text", "")[:1000].replace("\0", ""), sort=sort, **words, **days), limit, offset
+    text = asked.get("text", "")[:1000].replace("\0", "")
+    wish = Wish(text=text, emotion=emotion, state=state, pipeline=pipeline, since=since, until=until, sort=sort)
+    return wish, limit, offset
 
 
 def _json(value: Any) -> Response:

@@ -15,11 +15,11 @@ from db.errors import NotInstalled
 from db.gallery import SORTS, STATES
 from db.words import EMOTIONS
 
-# Okabe and Ito's palette, which people who are colour-blind can tell apart; a test measures how well.
+# Okabe and Ito's palette with a grey that is lighter than their reddish purple; a test measures how far they are apart.
 COLOURS: dict[str, str] = dict(
     zip(
         EMOTIONS,
-        ("#999999", "#56B4E9", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#009E73", "#E69F00"),
+        ("#D0D0D0", "#56B4E9", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#009E73", "#E69F00"),
         strict=True,
     )
 )

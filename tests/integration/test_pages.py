@@ -134,9 +134,7 @@ def test_dark_and_light(browser, one_report):
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
 
 
-def test_an_embedded_video_plays_without_its_file_and_a_lost_one_is_said_to_be(
-    browser, store, migrated_url, tmp_path
-):
+def test_an_embedded_video_plays_without_its_file_and_a_lost_one_is_said_to_be(browser, store, migrated_url, tmp_path):
     clip = write_clip(tmp_path / "short.webm", 5)
     add_video(store, str(clip), 5)
     for name, options in {"whole.html": ["--embed"], "apart.html": []}.items():
@@ -242,7 +240,7 @@ def test_serve_shows_a_database_with_search_and_filters(browser, store, clip):
 
 def test_the_database_refuses_writes_itself(store):
     gallery.read_only(store)
-    with pytest.raises(Exception, match="(?i)read.?only"):
+    with pytest.raises(Exception, match=r"(?i)read.?only"):
         store.observe("a.mp4", "1", 1)
 
 
