@@ -7,9 +7,11 @@ make figures
 
 import sys
 import tempfile
+from io import BytesIO
 from pathlib import Path
 
 from click.testing import CliRunner
+from PIL import Image
 from selenium.webdriver.common.by import By
 
 DOCS = Path(__file__).parent
@@ -51,10 +53,11 @@ def main() -> None:
             browser.execute_script("if (open) moveTo(24, true)")
             browser.execute_async_script("setTimeout(arguments[0], 1500)")
             browser.execute_script(
-                "document.querySelectorAll('.card a').forEach((a) => a.textContent = a.textContent.replace(arguments[0], '~'))",
+                "for (const a of document.querySelectorAll('.card a')) a.textContent = a.title.replace(arguments[0], '~')",
                 name,
             )
-            (DOCS / f"{picture}.png").write_bytes(browser.get_screenshot_as_png())
+            shot = Image.open(BytesIO(browser.get_screenshot_as_png())).convert("RGB")
+            shot.quantize(128, dither=Image.Dither.NONE).save(DOCS / f"{picture}.png", optimize=True)
 
 
 if __name__ == "__main__":
