@@ -53,7 +53,7 @@ def main() -> None:
             browser.execute_script("if (open) moveTo(24, true)")
             browser.execute_async_script("setTimeout(arguments[0], 1500)")
             browser.execute_script(
-                "for (const a of document.querySelectorAll('.card a')) a.textContent = a.title.replace(arguments[0], '~')",
+                "for (const a of document.querySelectorAll('a')) a.textContent = a.title.replace(arguments[0], '~')",
                 name,
             )
             shot = Image.open(BytesIO(browser.get_screenshot_as_png())).convert("RGB")

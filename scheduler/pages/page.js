@@ -262,7 +262,10 @@ function start() {
   for (const [digest, name] of pipelines) $("filters").elements.pipeline.append(el("option", name, { value: digest }));
   let waiting;
   $("filters").addEventListener("submit", (event) => event.preventDefault());
-  $("filters").addEventListener("input", () => { clearTimeout(waiting); waiting = setTimeout(() => { first = 0; overview(); }, 150); });
+  for (const kind of ["input", "change"]) $("filters").addEventListener(kind, () => {
+    clearTimeout(waiting);
+    waiting = setTimeout(() => { first = 0; overview(); }, 150);
+  });
   $("previous").addEventListener("click", () => { first = Math.max(0, first - PAGE_ROWS); overview(); });
   $("next").addEventListener("click", () => { first += PAGE_ROWS; overview(); });
   $("back").addEventListener("click", () => { location.hash = ""; });

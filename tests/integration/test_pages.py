@@ -103,7 +103,7 @@ def test_a_report_seeks_follows_and_tells_numbers_and_asks_for_nothing(browser, 
     wait(browser, lambda b: abs(number(b, "document.getElementById('video').currentTime") - 10) < 0.5)
     click_at(browser, (0.3, "mousemove"))
     said = browser.find_element(By.ID, "numbers").text
-    assert "0:06" in said
+    assert "(6.0 s)" in said
     assert "voice: no speech" in said
     assert re.search(r"face: \w+ [\d.]+ %", said)
     before = number(browser, "document.getElementById('chart')._fullLayout.shapes[0].x0")
