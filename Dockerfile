@@ -7,6 +7,7 @@
 # As it stands the worker's torch is the one with CUDA; the host brings the driver. For a machine without a GPU:
 #   docker build --target worker --build-arg CONSTRAINTS=constraints-cpu.txt --build-arg PIP_EXTRA_INDEX_URL=... .
 # where the index is one that has torch's CPU builds; without it that image works too, but carries CUDA for nothing.
+# What is installed is pinned with hashes (deploy/*.lock, `make lock`); but not with CONSTRAINTS.
 #
 # Run both with `--init`: what a killed process leaves behind is then reaped.
 
@@ -17,18 +18,20 @@ WORKDIR /app
 # /cache keeps fetched checkpoints and the weights' hashes; whoever the container runs as may write to it.
 RUN useradd --uid 10001 --no-create-home --home-dir /tmp moodreel && install --directory --mode 1777 /cache
 ENV USER=moodreel HOME=/tmp MOODREEL_CACHE=/cache/moodreel HF_HOME=/cache/huggingface
-COPY deploy/requirements.py deploy/
+COPY deploy/scheduler.lock deploy/
 COPY pyproject.toml ./
-RUN --mount=type=cache,target=/root/.cache/pip \
-    python deploy/requirements.py postgresql > /requirements.txt && pip install --requirement /requirements.txt
+RUN --mount=type=cache,target=/root/.cache/pip pip install --require-hashes --requirement deploy/scheduler.lock
 
 FROM scheduler-environment AS worker-environment
 ARG CONSTRAINTS=
 ARG PIP_EXTRA_INDEX_URL=
+COPY deploy/worker.lock deploy/requirements.py deploy/
 COPY constraints-cpu.txt ./
+# Another build of torch has other hashes than those that are locked.
 RUN --mount=type=cache,target=/root/.cache/pip \
-    python deploy/requirements.py worker > /requirements.txt && \
-    pip install --requirement /requirements.txt ${CONSTRAINTS:+--constraint "$CONSTRAINTS"}
+    if [ -z "$CONSTRAINTS" ]; then pip install --require-hashes --requirement deploy/worker.lock; \
+    else python deploy/requirements.py worker > /requirements.txt && \
+        pip install --requirement /requirements.txt --constraint "$CONSTRAINTS"; fi
 
 FROM scheduler-environment AS scheduler
 COPY README.md ./

@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 CONSTRAINTS := $(if $(GPU),,--constraint constraints-cpu.txt)
 
-.PHONY: help demo install test lint accuracy eval bench scale chaos figures clean
+.PHONY: help demo install test lint accuracy eval bench scale chaos faults fuzz soak lock audit figures clean
 
 help:
 	@echo "make demo     set up, fetch one real clip, annotate it, show its timeline"
@@ -15,6 +15,11 @@ help:
 	@echo "make bench    speed, memory and cost by stage, beside other programs, into docs/performance.md (Linux, 40 minutes)"
 	@echo "make scale    what the fleet's servers carry, with simulated workers, into docs/scale.md (Linux, 10 minutes)"
 	@echo "make chaos SPANS=1000 FAULTS=200 [SEED=N] [SOURCE=s3]   a fleet in which all fails that can, compared with a quiet run"
+	@echo "make faults   takes each defence out, in a copy, where its test must fail; into docs/faults.md (half an hour)"
+	@echo "make fuzz N=20000 [SEED=N]  mutated files through the reader, by the thousands: nothing may crash, leak or hang"
+	@echo "make soak MINUTES=60 [SEED=N]   good, broken and hostile files through two workers, measured before and after"
+	@echo "make lock     pin what is deployed, with hashes, into deploy/*.lock; UPGRADE=1: at the newest versions"
+	@echo "make audit    look for known vulnerabilities in what is pinned"
 	@echo "make figures  the pictures in docs/, anew"
 	@echo "make clean    remove .venv and caches"
 
@@ -56,6 +61,28 @@ scale: .venv/tests-installed
 chaos: .venv/tests-installed
 	$(BIN)/python -m tests.chaos --spans $(or $(SPANS),1000) --faults $(or $(FAULTS),200) \
 		$(if $(SEED),--seed $(SEED)) $(if $(SOURCE),--source $(SOURCE))
+
+faults: .venv/tests-installed
+	$(BIN)/python -m tests.faults
+
+# For every Python and system that we run on, with the hashes of all files; see docs/security.md.
+lock: .venv/installed
+	$(PIP) install --quiet uv
+	$(call compiled,postgresql,scheduler)
+	$(call compiled,postgresql --extra worker,worker)
+
+compiled = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	$(if $(UPGRADE),--upgrade) --custom-compile-command 'make lock' --extra $(1) --output-file deploy/$(2).lock pyproject.toml
+
+audit: .venv/installed
+	$(PIP) install --quiet pip-audit
+	$(BIN)/python deploy/audit.py deploy/scheduler.lock deploy/worker.lock
+
+fuzz: .venv/tests-installed
+	$(BIN)/python -m tests.fuzz --count $(or $(N),20000) $(if $(SEED),--seed $(SEED))
+
+soak: .venv/tests-installed
+	$(BIN)/python -m tests.soak --minutes $(or $(MINUTES),60) $(if $(SEED),--seed $(SEED))
 
 figures: .venv/tests-installed
 	$(BIN)/python docs/make_figures.py

@@ -156,7 +156,8 @@ class Catalogue(Database):
                 raise Forgotten(f"Video {video_id} is gone: it was forgotten.")
             new = upsert(connection, annotations).values(status="pending", attempts=0, created_at=utc_now(), **key)
             connection.execute(new.on_conflict_do_nothing())
-            lock_spans(connection, connection.execute(sa.select(annotations.c.id).filter_by(**key)).scalars().all())
+            (key_of_it,) = connection.execute(sa.select(annotations.c.id).filter_by(**key)).scalars()
+            lock_with_spans(connection, [key_of_it])
             query = sa.select(*columns_of(annotations, Annotation)).filter_by(**key).with_for_update(key_share=True)
             found = Annotation(**connection.execute(query).one()._mapping)
             if found.status == "failed":
@@ -243,7 +244,7 @@ class Catalogue(Database):
         )
         with self.writing() as connection:
             if discard:
-                lock_spans(connection, [annotation_id])
+                lock_with_spans(connection, [annotation_id])
             recorded = connection.execute(statement).rowcount == 1
             if recorded and discard:
                 discard_spans(connection, annotation_id)
@@ -288,7 +289,7 @@ def _is_held(connection: sa.Connection, annotation_id: int) -> bool:
 
 def discard_spans(connection: sa.Connection, annotation_id: int) -> None:
     """Forget an annotation's spans and what they stored, so that it has to be planned anew."""
-    lock_spans(connection, [annotation_id])
+    lock_with_spans(connection, [annotation_id])
     shut_out(connection, [annotation_id])
     connection.execute(sa.update(annotations).where(annotations.c.id == annotation_id).values(spans_done_at=None))
     for table in (windows, spans):
@@ -313,11 +314,26 @@ def batches(uris: Iterable[str]) -> Iterator[list[str]]:
         yield some
 
 
-def lock_spans(connection: sa.Connection, ids: Sequence[int]) -> None:
-    """Keep others from the spans of these annotations that are not done, in the order that everybody keeps to."""
+def lock_with_spans(connection: sa.Connection, ids: Sequence[int], *, to_erase: bool = False) -> None:
+    """Keep others from these annotations and from those of their spans that are not done.
+
+    The order is that of everybody: spans first, then annotations. Spans that are planned while the annotations are
+    waited for may be somebody's by then who waits for his annotation: all is let go, and locked once more.
+
+    Args:
+        to_erase: nobody may write what refers to the annotations either.
+    """
+    if connection.dialect.name == "sqlite":
+        return  # whoever writes is alone
     key = spans.c.annotation_id, spans.c.span_index
-    query = sa.select(*key).where(key[0].in_(ids), spans.c.status != "done").order_by(*key)
-    connection.execute(query.with_for_update(key_share=True)).all()
+    unfinished = sa.select(*key).where(key[0].in_(ids), spans.c.status != "done").order_by(*key)
+    while True:
+        with connection.begin_nested() as savepoint:
+            locked = connection.execute(unfinished.with_for_update(key_share=True)).all()
+            lock_annotations(connection, ids, to_erase=to_erase)
+            if connection.execute(unfinished).all() == locked:
+                return
+            savepoint.rollback()
 
 
 def lock_annotations(connection: sa.Connection, ids: Sequence[int], *, to_erase: bool = False) -> None:
@@ -336,8 +352,7 @@ def reopen(connection: sa.Connection, ids: Sequence[int], **changes: Any) -> int
     Args:
         changes: other columns of theirs to set.
     """
-    lock_spans(connection, ids)
-    lock_annotations(connection, ids)
+    lock_with_spans(connection, ids)
     of_them = sa.update(spans).where(spans.c.annotation_id.in_(ids))
     anew = dict.fromkeys(("available_at", "sent_at", "error_code", "error_message"))
     connection.execute(of_them.where(spans.c.status == "failed").values(status="pending"))

@@ -11,7 +11,7 @@ from dataclasses import asdict
 import sqlalchemy as sa
 
 from db.audit import Audit
-from db.catalogue import batches, lock_annotations, lock_spans, utc_now
+from db.catalogue import batches, lock_with_spans, utc_now
 from db.errors import DatabaseLocked
 from db.fleet import lies_below
 from db.forgotten import hash_of, key_of, let_nobody_take_in
@@ -163,8 +163,7 @@ def erase_results(connection: sa.Connection, annotation_ids: Sequence[int]) -> E
 
     The order is that in which everybody locks.
     """
-    lock_spans(connection, annotation_ids)
-    lock_annotations(connection, annotation_ids, to_erase=True)  # who finishes one locks it before he writes its rows
+    lock_with_spans(connection, annotation_ids, to_erase=True)  # who finishes one locks it before he writes its rows
     for table in _CHANGED_BESIDE:
         lock_in_order(connection, table, table.c.annotation_id.in_(annotation_ids))
     waiting = hook_deliveries.c.annotation_id.in_(annotation_ids), hook_deliveries.c.status == "pending"

@@ -15,6 +15,12 @@ Each class carries a code, and the code is what `failures` shows. Whether trying
     + NoStreams
     + Truncated
     + Undecodable
+      - CodecRefused
+    + LimitExceeded
+      - PictureTooLarge
+      - RecordingTooLong
+      - TooManyStreams
+      - MetadataTooLarge
     + CorruptStretch
     + ChangedWhileReading
     + ObjectArchived
@@ -52,7 +58,8 @@ Each class carries a code, and the code is what `failures` shows. Whether trying
   · LeaseLost
   · Internal
 
-`MoodreelError`, `InputError`, `DecoderError` and `EquipmentError` are for catching; they are not raised themselves.
+`MoodreelError`, `InputError`, `LimitExceeded`, `DecoderError` and `EquipmentError` are for catching; they are not
+raised themselves.
 """
 
 # ruff: noqa: N818 - "EmptyFile" and "LeaseLost" say all; the suffix would only make them longer
@@ -105,6 +112,21 @@ _LIST = (
     ("undecodable", _PERMANENT,
      "The container is sound but not one frame or sample of it could be decoded.",
      "Convert it to H.264 and AAC with a tool that can play it."),
+    ("codec_refused", _PERMANENT,
+     "Its sound and pictures are coded as hardly any recording is, and decoders that few test are not run on any file.",
+     "Convert it to H.264 and AAC with a tool that can play it."),
+    ("picture_too_large", _PERMANENT,
+     "The pictures have more pixels than is allowed, by the file's own account.",
+     "If it is a recording, allow more with `--max-pixels`, and more memory, then annotate it again."),
+    ("recording_too_long", _PERMANENT,
+     "The recording is longer than is allowed, by its header or by its timestamps, which may be wrong.",
+     "If it really is so long, allow it with `--max-hours`; else repair its timestamps. Then annotate it again."),
+    ("too_many_streams", _PERMANENT,
+     "The file holds more streams than is allowed.",
+     "If it is a recording, allow more with `--max-streams`, then annotate it again."),
+    ("metadata_too_large", _PERMANENT,
+     "The file's titles, comments and the like are larger than is allowed.",
+     "If it is a recording, allow more with `--max-metadata`, or strip them, then annotate it again."),
     ("corrupt_stretch", _PERMANENT,
      "A part of the recording could not be decoded: its windows are unreadable, the rest is annotated.",
      "Nothing, or annotate a good copy."),
@@ -295,6 +317,40 @@ class Undecodable(InputError):
     code = "undecodable"
 
 
+class CodecRefused(Undecodable):
+    """Raised when all that a file holds is for decoders that are not run."""
+
+    code = "codec_refused"
+
+
+class LimitExceeded(InputError):
+    """A file asks for more than a limit of `worker.limits` allows."""
+
+
+class PictureTooLarge(LimitExceeded):
+    """Raised when a file's pictures have too many pixels."""
+
+    code = "picture_too_large"
+
+
+class RecordingTooLong(LimitExceeded):
+    """Raised when a recording is too long."""
+
+    code = "recording_too_long"
+
+
+class TooManyStreams(LimitExceeded):
+    """Raised when a file holds too many streams."""
+
+    code = "too_many_streams"
+
+
+class MetadataTooLarge(LimitExceeded):
+    """Raised when a file's metadata is too large."""
+
+    code = "metadata_too_large"
+
+
 class CorruptStretch(InputError):
     """Recorded as a warning when a part of a recording cannot be decoded."""
 
@@ -324,7 +380,7 @@ class DecoderCrashed(DecoderError):
 
 
 class DecoderTimeout(DecoderError):
-    """Raised when the decoding process made no progress for too long."""
+    """Raised when the decoding process made no progress for too long, or used too much CPU time for it."""
 
     code = "decoder_timeout"
 

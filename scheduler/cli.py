@@ -8,11 +8,20 @@ import click
 
 from db.errors import FAILURES, BadOption, MoodreelError, NotInstalled
 from db.identity import printable
-from scheduler import cli_fleet, cli_keep, cli_pages
+from scheduler import cli_failures, cli_fleet, cli_keep, cli_pages
 from scheduler.cli_hooks import alerts, hooks
 from scheduler.cli_train import train
-from scheduler.options import adapt_option, db_option, decoder_option, dtype_option, json_option, wanted_options
+from scheduler.options import (
+    adapt_option,
+    db_option,
+    decoder_option,
+    dtype_option,
+    json_option,
+    limits_options,
+    wanted_options,
+)
 from scheduler.wanted import Wanted
+from worker.limits import Limits
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -42,6 +51,8 @@ face; the two are fused and smoothed into segments. Where nobody speaks and no f
   moodreel serve                             the whole database in a browser
   moodreel fuse --all --fusion average       another timeline from the same windows, at once
   moodreel status                            what is done, what failed and why
+  moodreel quarantine                        what failed, one by one, and how to try it again
+  moodreel explain truncated                 what a code means, and what to do
   moodreel doctor                            is everything in place on this machine?
   moodreel train audio --help                a model of your own, from clips of yours
 
@@ -109,6 +120,7 @@ def cli() -> None:
 )
 @dtype_option
 @decoder_option
+@limits_options
 @wanted_options
 @json_option
 def annotate(
@@ -126,6 +138,7 @@ def annotate(
     dtype: str,
     decoder: str,
     as_json: bool,
+    limits: Limits,
     wanted: Wanted,
 ) -> None:
     """Annotate videos and store their timelines.
@@ -161,6 +174,7 @@ def annotate(
         wanted=wanted,
         dtype=dtype,
         decoder=decoder,
+        limits=limits,
     )
     sys.exit(run(paths, options))
 
@@ -256,7 +270,8 @@ def doctor(db_url: str, as_json: bool) -> None:
     sys.exit(0 if examine(db_url, as_json) else EXIT_FAILED)
 
 
-for command in (*cli_fleet.COMMANDS, *cli_keep.COMMANDS, *cli_pages.COMMANDS, hooks, alerts, train):
+COMMANDS = (*cli_failures.COMMANDS, *cli_fleet.COMMANDS, *cli_keep.COMMANDS, *cli_pages.COMMANDS)
+for command in (*COMMANDS, hooks, alerts, train):
     cli.add_command(command)
 
 

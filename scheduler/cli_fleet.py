@@ -11,6 +11,7 @@ from scheduler.options import (
     decoder_option,
     dtype_option,
     json_option,
+    limits_options,
     log_format_option,
     metrics_host_option,
     metrics_port_option,
@@ -18,6 +19,7 @@ from scheduler.options import (
     wanted_options,
 )
 from scheduler.wanted import Wanted
+from worker.limits import Limits
 
 EXIT_FAILED = 1
 
@@ -207,6 +209,7 @@ def watch(
     metavar="N",
     help="After so many a video has failed, and the queue goes on.",
 )
+@limits_options
 @metrics_port_option
 @metrics_host_option
 @log_format_option
@@ -223,6 +226,7 @@ def work(
     grace_seconds: float,
     stall_seconds: float,
     max_attempts: int,
+    limits: Limits,
     metrics_port: int | None,
     metrics_host: str,
     log_format: str,
@@ -247,6 +251,7 @@ def work(
         grace_seconds=grace_seconds,
         stall_seconds=stall_seconds,
         max_attempts=max_attempts,
+        limits=limits,
         metrics_port=metrics_port,
         metrics_host=metrics_host,
         log_format=log_format,

@@ -163,4 +163,25 @@ def audit(db_url: str, uri: str | None, action: str | None, limit: int, as_json:
     show(db_url, uri, action, limit, as_json)
 
 
-COMMANDS = (backfill, forget, remember, retention, audit)
+@click.command(short_help="Make roles of PostgreSQL that may do what they must and no more.")
+@db_option
+@click.option("--print", "only_print", is_flag=True, help="Print the SQL instead, which makes all of them.")
+def roles(db_url: str, only_print: bool) -> None:
+    """Make roles of PostgreSQL for the scheduler, the workers, those who ask questions and an autoscaler.
+
+    \b
+    moodreel_scheduler   reads and writes all tables, changes none of them
+    moodreel_worker      the same, without the secrets of hooks
+    moodreel_analyst     reads the views, writes nothing; five minutes for a question
+    moodreel_scaler      reads the view queued_seconds
+
+    Run it as the owner of the tables, and again after an upgrade, which makes views anew. Passwords come from the
+    environment, as MOODREEL_WORKER_PASSWORD, and reach the server as SCRAM verifiers only; without one a role cannot
+    log in by password, or keeps the one it has.
+    """
+    from scheduler.roles import make_roles
+
+    make_roles(db_url, only_print=only_print)
+
+
+COMMANDS = (backfill, forget, remember, retention, audit, roles)

@@ -1,10 +1,13 @@
 """The command `doctor`: is everything in place on this machine?"""
 
+import json
 import platform
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,11 +30,16 @@ WORKER_PACKAGES = ("torch", "transformers", "av", "onnxruntime", "opencv-python-
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check found."""
+    """What one check found; `lacking`: something is not there that can be done without."""
 
     check: str
     fine: bool
     says: str
+    lacking: bool = False
+
+
+class _Lacking(Exception):  # noqa: N818 - nothing went wrong
+    """Raised where a check finds that something is not there that can be done without."""
 
 
 def examine(db_url: str, as_json: bool) -> bool:
@@ -53,9 +61,13 @@ def _checks(db_url: str) -> Iterator[tuple[str, Callable[[], str]]]:
     else:
         for package in WORKER_PACKAGES:
             yield package, partial(version, package)
+        from worker import sandbox
+
         yield "device", _device
         yield "weights", _weights
         yield "decoding", _decoding
+        for layer in sandbox.LAYERS:
+            yield f"sandbox: {layer}", partial(_layer, layer)
         if _has_gpu():
             yield "nvdec", _nvdec
     yield "database", lambda: _database(db_url)
@@ -64,6 +76,8 @@ def _checks(db_url: str) -> Iterator[tuple[str, Callable[[], str]]]:
 def _run(name: str, check: Callable[[], str]) -> Finding:
     try:
         return Finding(name, True, check())
+    except _Lacking as missing:
+        return Finding(name, True, str(missing), lacking=True)
     except PackageNotFoundError:
         return Finding(name, False, "not installed")
     except Exception as error:  # noqa: BLE001 - a check that fails is a finding, whatever the reason
@@ -116,6 +130,21 @@ def _decoding() -> str:
     if not {End, Picture, Sound} <= kinds:
         raise RuntimeError(f"a clip that was just written came back without sound or pictures: {kinds}")
     return f"a clip with {codecs} comes back with sound and pictures"
+
+
+@cache
+def _missing() -> dict[str, str | None]:
+    """For each layer of the decoding child's sandbox why it cannot be had here, found by a process that enters it."""
+    command = [sys.executable, "-P", "-m", "worker.sandbox"]
+    return json.loads(subprocess.run(command, capture_output=True, check=True, timeout=60).stdout)  # type: ignore[no-any-return]
+
+
+def _layer(name: str) -> str:
+    from worker.sandbox import LAYERS
+
+    if _missing()[name] is not None:
+        raise _Lacking(f"not on this system ({_missing()[name]}), so not: {LAYERS[name]}")
+    return LAYERS[name]
 
 
 def _nvdec() -> str:
@@ -203,5 +232,6 @@ def _print(findings: list[Finding]) -> None:
     table = Table(box=None, pad_edge=False, show_header=False)
     for finding in findings:
         mark = Text("ok", style="green") if finding.fine else Text("BAD", style="red")
+        mark = Text("--", style="yellow") if finding.lacking else mark
         table.add_row(mark, finding.check, Text(printable(finding.says)))  # plain: [worker] is no markup
     Console().print(table)

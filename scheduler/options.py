@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from scheduler.wanted import Wanted, bytes_of, moment_of, suffix_of
+from worker.limits import Limits
 
 # Whole numbers as far as databases have them.
 ROWS = click.IntRange(1, 2**31 - 1)
@@ -129,3 +130,75 @@ def wanted_options(command: Callable[..., None]) -> Callable[..., None]:
     for option in reversed(_WANTED):
         with_wanted = option(with_wanted)
     return with_wanted
+
+
+_LIMITS = (
+    click.option(
+        "--max-pixels",
+        type=click.IntRange(1, 2**31 - 1),
+        default=Limits.max_pixels,
+        show_default=True,
+        metavar="N",
+        help="Refuse files whose pictures have more, width times height.",
+    ),
+    click.option(
+        "--max-hours",
+        type=click.FloatRange(0.0, 100_000.0, min_open=True),
+        default=Limits.max_seconds / 3600,
+        show_default=True,
+        metavar="HOURS",
+        help="Refuse recordings that are longer, or say so.",
+    ),
+    click.option(
+        "--max-streams",
+        type=click.IntRange(1, 1000),
+        default=Limits.max_streams,
+        show_default=True,
+        metavar="N",
+        help="Refuse files that hold more streams, of any kind.",
+    ),
+    click.option(
+        "--max-metadata",
+        "max_metadata_bytes",
+        default="1M",
+        show_default=True,
+        callback=_read_by(bytes_of),
+        metavar="SIZE",
+        help="Refuse files whose titles, comments and the like are larger.",
+    ),
+    click.option(
+        "--decoder-memory",
+        "memory_bytes",
+        default="4G",
+        show_default=True,
+        callback=_read_by(bytes_of),
+        metavar="SIZE",
+        help="What a decoding child may allocate.",
+    ),
+    click.option(
+        "--decoder-cpu",
+        "cpu_seconds",
+        type=click.FloatRange(1.0, 10_000_000.0),
+        default=Limits.cpu_seconds,
+        show_default=True,
+        metavar="SECONDS",
+        help="What a decoding child may compute without getting on by ten seconds of the recording.",
+    ),
+)
+
+
+_LIMITED = ("max_pixels", "max_streams", "max_metadata_bytes", "memory_bytes", "cpu_seconds")
+
+
+def limits_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Options that say how much a file may ask of its decoding child; the command gets them as one, `limits`."""
+
+    @wraps(command)
+    def with_limits(*arguments: Any, max_hours: float, **options: Any) -> None:
+        named = {name: options.pop(name) for name in _LIMITED}
+        limits = Limits(max_seconds=3600.0 * max_hours, **named)
+        command(*arguments, limits=limits, **options)
+
+    for option in reversed(_LIMITS):
+        with_limits = option(with_limits)
+    return with_limits

@@ -9,7 +9,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from fractions import Fraction
 from functools import lru_cache
 from itertools import pairwise
@@ -20,6 +20,7 @@ import av
 import numpy as np
 
 from worker.decoder_video import Sight
+from worker.limits import Limits
 from worker.protocol import SAMPLE_RATE_HZ, End, Picture, ReadRequest, Sound, Unreadable, Voice
 from worker.reader import Reader
 
@@ -124,8 +125,11 @@ class LoudListener:
 
 
 def board_reader(**options: Any) -> Reader:
-    """A reader that sees boards and hears loudness."""
-    return Reader(**{"watcher": "tests.clips:BoardWatcher", "listener": "tests.clips:LoudListener"} | options)
+    """A reader that sees boards and hears loudness; options are its own or those of `worker.limits.Limits`."""
+    named = {field.name for field in fields(Limits)}
+    limits = Limits(**{name: options.pop(name) for name in named & options.keys()})
+    detectors = {"watcher": "tests.clips:BoardWatcher", "listener": "tests.clips:LoudListener"}
+    return Reader(limits=limits, **detectors | options)
 
 
 @dataclass(frozen=True)

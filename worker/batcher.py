@@ -59,8 +59,9 @@ class Batcher:
         predict: takes stacked arrays, one for each element of a row, and returns (n, 8) float32.
         batch_size: rows in a full batch. It is halved each time that a batch does not fit into memory.
         latency_seconds: how long the first row of a batch waits for company, if nobody asks for it.
-        pad: whether a batch that leaves early is filled up, so that `predict` sees one shape only. The last row is
-            repeated, which is valid input whatever the model; the answers to the copies are dropped.
+        multiple: a batch that leaves early is filled up to a multiple of so many rows, at most to a full one, so that
+            `predict` sees few shapes: only one, if this is `batch_size`. The last row is repeated, which is valid
+            input whatever the model; the answers to the copies are dropped.
         observe: is told how many rows each batch has, copies not counted.
     """
 
@@ -70,13 +71,13 @@ class Batcher:
         batch_size: int,
         latency_seconds: float = 10.0,
         *,
-        pad: bool = False,
+        multiple: int = 1,
         observe: Callable[[float], object] = lambda n_rows: None,
     ) -> None:
         self._predict = predict
         self.batch_size = batch_size
         self._room = 4 * batch_size
-        self._pad = pad
+        self._multiple = multiple
         self._observe = observe
         self._latency_seconds = latency_seconds
         self._changed = threading.Condition()  # guards what follows
@@ -165,7 +166,7 @@ class Batcher:
         Raises:
             OutOfMemory: not even one does.
         """
-        asked = max(len(rows), self.batch_size) if self._pad else len(rows)
+        asked = self._filled(len(rows))
         try:
             return self._asked(rows)
         except OutOfMemory:
@@ -175,8 +176,12 @@ class Batcher:
         size = self.batch_size = min(self.batch_size, -(-asked // 2))
         return np.concatenate([self._judged(rows[start : start + size]) for start in range(0, len(rows), size)])
 
+    def _filled(self, n_rows: int) -> int:
+        """How many rows a batch of so many has once it is filled up."""
+        return max(n_rows, min(self.batch_size, -(-n_rows // self._multiple) * self._multiple))
+
     def _asked(self, rows: list[Row]) -> Rows:
-        given = rows + rows[-1:] * (self.batch_size - len(rows)) if self._pad else rows
+        given = rows + rows[-1:] * (self._filled(len(rows)) - len(rows))
         answers = self._predict(*(np.stack(column) for column in zip(*given, strict=True)))
         if len(answers) != len(given):
             raise Internal(f"a model answered {len(given)} rows with {len(answers)}")

@@ -39,7 +39,7 @@ def make_app(broker_url: str) -> Celery:
     warnings.filterwarnings("ignore", category=CPendingDeprecationWarning)
     for name in _OVERRIDES:
         os.environ.pop(name, None)
-    app = Celery("moodreel", broker=broker_url)
+    app = Celery("moodreel", broker=_checking_certificates(broker_url))
     app.conf.update(
         task_default_queue=QUEUE,
         task_serializer="json",
@@ -63,6 +63,14 @@ def make_app(broker_url: str) -> Celery:
         timezone="UTC",
     )
     return app
+
+
+def _checking_certificates(broker_url: str) -> str:
+    """A URL that has a server's certificate checked, where it asks for TLS and does not say how; Kombu would not."""
+    parts = urlsplit(broker_url)
+    if parts.scheme != "rediss" or "ssl_cert_reqs" in parts.query:
+        return broker_url
+    return parts._replace(query="&".join(filter(None, (parts.query, "ssl_cert_reqs=required")))).geturl()
 
 
 def _leave_logging_alone(**_: Any) -> None:

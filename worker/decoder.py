@@ -1,21 +1,23 @@
 """The child process that decodes: `python -m worker.decoder`, started by `worker.reader`.
 
-It is handed open descriptors, one for each job, over the socket that it inherits: of a file, or of a socket over which
-an object's bytes are lent. It sends messages back, their arrays through shared memory that it inherits as well; it
-never sees a path, an address or a credential. It ends when the parent hangs up. Imports no torch.
+It loads all that it will need, gives up what `worker.sandbox` says, and only then does jobs: it is handed an open
+descriptor for each, over the socket that it inherits: of a file, or of a socket over which an object's bytes are lent.
+It sends messages back, their arrays through shared memory that it inherits as well; it never sees a path, an address or
+a credential. It ends when the parent hangs up. Imports no torch.
 """
 
 import argparse
 import contextlib
 import importlib
+import json
 import os
-import resource
+import pkgutil
 import signal
 import socket
 import time
 import traceback
-from collections.abc import Iterable, Iterator
-from functools import cached_property
+from collections.abc import Callable, Iterable, Iterator
+from types import ModuleType
 from typing import Any
 
 import av
@@ -26,19 +28,22 @@ from av.stream import Stream
 from av.video.frame import VideoFrame
 
 from models.errors import ModelError
+from worker import sandbox
 from worker.channel import Channel, ChannelClosed
 from worker.decoder_media import Media
-from worker.decoder_open import MediaError, SourceLost, media_file, nvdec
+from worker.decoder_open import MediaError, SourceLost, be_quiet, media_file, nvdec
 from worker.decoder_probe import probe
 from worker.decoder_skip import Skipped, Skipper
 from worker.decoder_sound import Listener, SoundTrack
 from worker.decoder_time import FrameTimes, Ticks
 from worker.decoder_video import Converter, PictureTrack, Watcher
+from worker.limits import Limits
 from worker.protocol import End, Event, Failure, Job, Progress, ReadRequest
 from worker.ring import Ring
 
 SLOTTED_FORMATS = {"avi"}  # whose index counts frames instead of saying when they are shown
 PROGRESS_SECONDS = 0.5  # of the clock on the wall
+MAX_FRAME_SECONDS = 3600.0  # that a frame is on screen by its own account; one that says more is not believed
 MIN_MISSING_SECONDS, MIN_MISSING_SHARE = 1.0, 0.01  # of what the index promised, to call a file truncated
 
 
@@ -46,26 +51,55 @@ class Tools:
     """What is loaded once and used for many files: the detectors, named as `module:Class`, and the GPU's decoder."""
 
     def __init__(self, listener: str, watcher: str, thread_count: int, decoder: str = "cpu") -> None:
-        self._listener, self._watcher, self.thread_count, self._decoder = listener, watcher, thread_count, decoder
+        self.thread_count = thread_count
+        self._make: dict[str, Callable[[], Any]] = {
+            "listener": lambda: _load(listener)(),
+            "watcher": lambda: _load(watcher)(),
+            "hardware": nvdec if decoder == "nvdec" else lambda: None,
+        }
+        self._made: dict[str, Any] = {}
+        self._errors: dict[str, Exception] = {}
 
-    @cached_property
+    def load(self) -> None:
+        """Load everything; what cannot be loaded is raised by who asks for it."""
+        for name in self._make:
+            try:
+                self._get(name)
+            except Exception as error:  # noqa: BLE001 - whatever it is, each job that needs it fails by it
+                self._errors[name] = error
+
+    def _get(self, name: str) -> Any:
+        if name in self._errors:
+            raise self._errors[name]
+        if name not in self._made:
+            self._made[name] = self._make[name]()
+        return self._made[name]
+
+    @property
     def hardware(self) -> HWAccel | None:
         """What decodes pictures; None: the processor.
 
         Raises:
             MediaError: it cannot be used.
         """
-        return nvdec() if self._decoder == "nvdec" else None
+        return self._get("hardware")  # type: ignore[no-any-return]
 
-    @cached_property
+    @property
     def listener(self) -> Listener:
         """Hears speech."""
-        return _load(self._listener)()  # type: ignore[no-any-return]
+        return self._get("listener")  # type: ignore[no-any-return]
 
-    @cached_property
+    @property
     def watcher(self) -> Watcher:
         """Sees faces."""
-        return _load(self._watcher)()  # type: ignore[no-any-return]
+        return self._get("watcher")  # type: ignore[no-any-return]
+
+
+def load_all_of(package: ModuleType) -> None:
+    """Import what a package would import when it needs it: later no file can be opened."""
+    for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+        if not module.name.endswith(("__main__", "datasets")):
+            importlib.import_module(module.name)
 
 
 def _load(name: str) -> Any:
@@ -125,8 +159,8 @@ class StreamReader:
             self.n_torn += 1
             self.track.lose(t_seconds, t_seconds)
         if t_seconds is not None:
-            length = self._ticks.seconds(packet.duration or 0) or self._frame_seconds
-            self._end_seconds = max(self._end_seconds or 0.0, t_seconds + length)
+            length = self._believed(self._ticks.seconds(packet.duration or 0))
+            self._end_seconds = max(self._end_seconds or 0.0, t_seconds + self._media.within(t_seconds, length))
 
     def _show(self, frame: Any) -> Iterator[Event]:
         stamp, length = self._times.of(frame), self._length(frame)
@@ -134,6 +168,8 @@ class StreamReader:
             t_seconds = self.track.expect()
         else:
             t_seconds = self._media.timeline.place(self._stream.index, self._ticks.seconds(stamp), length)
+        self._media.require_within(t_seconds)
+        length = self._media.within(t_seconds, length)
         self.n_frames += 1
         try:
             if isinstance(frame, AudioFrame) and isinstance(self.track, SoundTrack):
@@ -148,14 +184,17 @@ class StreamReader:
     def _length(self, frame: Any) -> float:
         if isinstance(frame, AudioFrame):
             return frame.samples / max(1, frame.sample_rate)
-        return self._ticks.seconds(frame.duration or 0) or self._frame_seconds
+        return self._believed(self._ticks.seconds(frame.duration or 0))
+
+    def _believed(self, length: float) -> float:
+        return length if 0 < length <= MAX_FRAME_SECONDS else self._frame_seconds
 
 
 def _frame_seconds(stream: Stream) -> float:
     """How long a frame lasts that does not say so."""
     if stream.type != "video":
         return 0.0
-    return float(1 / stream.average_rate) if stream.average_rate else 0.04
+    return min(1.0, float(1 / stream.average_rate)) if stream.average_rate else 0.04
 
 
 class SpanReader:
@@ -178,6 +217,7 @@ class SpanReader:
             if media.misses(stream, request.start_seconds, request.end_seconds)
         }
         self._told_at = time.monotonic()
+        self._reached_seconds = 0.0
 
     def _track(self, stream: Stream) -> SoundTrack | PictureTrack:
         start, end = self._request.start_seconds, self._request.end_seconds
@@ -190,7 +230,7 @@ class SpanReader:
         """All events of the span, with `End` as the last.
 
         Raises:
-            MediaError: from the file's start on, nothing at all could be decoded.
+            MediaError: from the file's start on, nothing at all could be decoded; or it is longer than is allowed.
         """
         stopped = False
         for packet in self._media.packets():
@@ -200,6 +240,7 @@ class SpanReader:
                 for reader in self._readers.values():
                     reader.track.lose(None)
                 continue
+            self._reached_seconds = max(self._reached_seconds, self._media.time(packet) or 0.0)
             reader = self._readers[packet.stream.index]
             if not reader.track.done:
                 yield from reader.take(packet)
@@ -211,7 +252,8 @@ class SpanReader:
 
     def _progress(self) -> Progress:
         self._told_at = time.monotonic()
-        return Progress(max(reader.track.t_seconds for reader in self._readers.values()))
+        t_seconds = max(reader.track.t_seconds for reader in self._readers.values())
+        return Progress(t_seconds, max(t_seconds, self._reached_seconds))
 
     def _require_something(self) -> None:
         if self._request.start_seconds > 0 or any(reader.n_frames for reader in self._readers.values()):
@@ -236,12 +278,12 @@ class SpanReader:
         return End(ends["audio"], ends["video"], duration, truncated)
 
 
-def _run(job: Job, descriptor: int, tools: Tools, channel: Channel) -> None:
+def _run(job: Job, descriptor: int, tools: Tools, limits: Limits, channel: Channel) -> None:
     file = media_file(descriptor)
     if job.request is None:
-        channel.send(probe(file))
+        channel.send(probe(file, limits))
         return
-    media = Media(file, tools.thread_count, tools.hardware)
+    media = Media(file, tools.thread_count, tools.hardware, limits)
     with contextlib.closing(media):
         for event in SpanReader(media, job.request, tools).events():
             channel.send(event)
@@ -263,12 +305,12 @@ def _failure(error: Exception) -> Failure:
     return Failure("internal", "".join(traceback.format_exception(error))[-2000:])
 
 
-def serve(channel: Channel, tools: Tools) -> None:
+def serve(channel: Channel, tools: Tools, limits: Limits) -> None:
     """Do jobs until the parent hangs up."""
     while True:
         job, descriptor = channel.receive_job()
         try:
-            _run(job, descriptor, tools, channel)
+            _run(job, descriptor, tools, limits, channel)
         except ChannelClosed:
             raise
         except Exception as error:  # noqa: BLE001 - whatever a file sets off is reported, and the next one comes
@@ -282,7 +324,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="worker.decoder")
     parser.add_argument("--socket", type=int, required=True)
     parser.add_argument("--ring", type=int)
-    parser.add_argument("--memory-bytes", type=int, required=True)
+    parser.add_argument("--parent", type=int, required=True)
+    parser.add_argument("--limits", required=True)
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--listener", required=True)
     parser.add_argument("--watcher", required=True)
@@ -290,14 +333,17 @@ def main() -> None:
     options = parser.parse_args()
     for number in (signal.SIGINT, signal.SIGTERM):  # they may go to the whole group; the parent decides, and kills
         signal.signal(number, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_DATA, (options.memory_bytes, options.memory_bytes))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    av.logging.set_level(None)
-    av.logging.set_libav_level(av.logging.PANIC)
+    limits = Limits(**json.loads(options.limits))
+    sandbox.begin(limits.memory_bytes, options.parent)
+    be_quiet()
+    load_all_of(av)
+    tools = Tools(options.listener, options.watcher, options.threads, options.decoder)
+    tools.load()
+    ring = None if options.ring is None else Ring(options.ring)
+    channel = Channel(socket.socket(fileno=options.socket), ring)
+    sandbox.confine(limits, device=options.decoder == "nvdec")
     with contextlib.suppress(ChannelClosed):
-        ring = None if options.ring is None else Ring(options.ring)
-        channel = Channel(socket.socket(fileno=options.socket), ring)
-        serve(channel, Tools(options.listener, options.watcher, options.threads, options.decoder))
+        serve(channel, tools, limits)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,9 @@ from av.container import InputContainer
 from av.packet import Packet
 from av.stream import Disposition, Stream
 
-from worker.decoder_open import MediaError, MediaFile, open_container
+from worker.decoder_open import NAMED_CODECS, MediaError, MediaFile, codec_options, open_container, too_long
 from worker.decoder_time import Ticks, Timeline
+from worker.limits import DEFAULT_LIMITS, Limits
 
 INDEXED_FORMATS = {"mov", "matroska", "avi", "flv", "asf", "wav", "flac", "mxf"}  # whose header promises a duration
 PACKED_FORMATS = {"matroska", "avi", "flv", "ogg"}  # which lay packet after packet, with little in between
@@ -43,7 +44,12 @@ def _choose(container: InputContainer) -> Chosen:
     best = {kind: container.streams.best(kind) for kind in ("audio", "video")}
     if best["video"] is not None and is_cover(best["video"]):
         best["video"] = next((stream for stream in container.streams.video if not is_cover(stream)), None)
-    return Chosen(**{k: s if s is not None and s.codec_context is not None else None for k, s in best.items()})
+    return Chosen(**{k: s if s is not None and is_decoded(s) else None for k, s in best.items()})
+
+
+def is_decoded(stream: Stream) -> bool:
+    """Whether there is a decoder for a stream, and it is one that may run."""
+    return stream.codec_context is not None and stream.codec_context.codec.name in NAMED_CODECS
 
 
 class Media:
@@ -53,26 +59,38 @@ class Media:
         file: the file.
         thread_count: threads that decode pictures.
         hardware: what decodes them instead, where it can.
+        limits: on what it may hold.
 
     Raises:
         MediaError: it cannot be opened, or holds neither sound nor pictures.
     """
 
-    def __init__(self, file: MediaFile, thread_count: int, hardware: HWAccel | None = None) -> None:
-        self._file, self._thread_count, self._hardware = file, thread_count, hardware
+    def __init__(
+        self,
+        file: MediaFile,
+        thread_count: int,
+        hardware: HWAccel | None = None,
+        limits: Limits = DEFAULT_LIMITS,
+    ) -> None:
+        self._file, self._limits, self._thread_count, self._hardware = file, limits, thread_count, hardware
         self._open()
 
     def _open(self) -> None:
-        self.container = open_container(self._file, self._hardware)
+        self.container = open_container(self._file, self._limits, self._hardware)
         self.streams = _choose(self.container)
         if not self.streams.all:
-            known = any(stream.type in ("audio", "video") and not is_cover(stream) for stream in self.container.streams)
+            known = [s for s in self.container.streams if s.type in ("audio", "video") and not is_cover(s)]
+            refused = sorted({s.codec_context.codec.name for s in known if s.codec_context is not None})
+            if refused:
+                raise MediaError("codec_refused", f"it is coded as {', '.join(refused)}")
             if known:
                 raise MediaError("undecodable", "no decoder knows its streams")
             raise MediaError("no_streams", "it holds neither sound nor pictures")
         if self.streams.video is not None:
             self.streams.video.codec_context.thread_type = av.codec.context.ThreadType.AUTO
             self.streams.video.codec_context.thread_count = self._thread_count
+        for stream in self.streams.all:
+            stream.codec_context.options = codec_options(self._limits)
         self._ticks = {stream.index: Ticks(stream) for stream in self.streams.all}
         self._is_packed = self.format in PACKED_FORMATS
         self.start_seconds = (self.container.start_time or 0) / av.time_base
@@ -81,6 +99,11 @@ class Media:
     def close(self) -> None:
         """Free the demuxer and the decoders."""
         self.container.close()
+
+    @property
+    def max_seconds(self) -> float:
+        """The length that a recording may have."""
+        return self._limits.max_seconds
 
     @property
     def format(self) -> str:
@@ -100,6 +123,15 @@ class Media:
             return float(video.frames / video.average_rate)  # FFmpeg cuts the duration to what the file's size allows
         return self.duration_seconds if self.format in INDEXED_FORMATS else None
 
+    def require_within(self, t_seconds: float) -> None:
+        """See that a time lies within the length that is allowed.
+
+        Raises:
+            MediaError: it does not.
+        """
+        if t_seconds > self.max_seconds:
+            raise MediaError("recording_too_long", too_long(t_seconds, self._limits))
+
     def packets(self) -> "Iterator[Packet[Stream] | None]":
         """The chosen streams' packets in the file's order, then an empty one for each; None: some were lost."""
         errors, end = 0, None
@@ -118,6 +150,8 @@ class Media:
                 break
             except MemoryError:
                 raise
+            except IndexError:  # PyAV's, at the end, where streams have come up that the header does not name
+                break
             except av.error.FFmpegError:
                 errors += 1
                 yield None
@@ -131,15 +165,25 @@ class Media:
         return packet.pos - end_of_last > MAX_SKIPPED_BYTES
 
     def time(self, packet: "Packet[Stream]") -> float | None:
-        """Roughly when a packet of a chosen stream is shown, in seconds since the container's start; None: not said."""
+        """Roughly when a packet of a chosen stream is shown, in seconds since the container's start.
+
+        None: it does not say, or what it says lies beyond the length that a recording may have.
+        """
         stamp = packet.pts if packet.pts is not None else packet.dts
-        return None if stamp is None else self._ticks[packet.stream.index].seconds(stamp) - self.start_seconds
+        if stamp is None:
+            return None
+        t_seconds = self._ticks[packet.stream.index].seconds(stamp) - self.start_seconds
+        return t_seconds if abs(t_seconds) <= self.max_seconds else None
+
+    def within(self, t_seconds: float, length_seconds: float) -> float:
+        """A length, or as much of it as ends within the length that a recording may have."""
+        return max(0.0, min(length_seconds, self.max_seconds - t_seconds))
 
     def end_of_packets(self) -> float | None:
         """Where the last whole packet ends, found by going through the file; None if there is none."""
         self._reopen()
         ends = (
-            t_seconds + float((packet.duration or 0) * packet.time_base)
+            t_seconds + self.within(t_seconds, float((packet.duration or 0) * packet.time_base))
             for packet in self.packets()
             if packet is not None and not packet.is_corrupt and (t_seconds := self.time(packet)) is not None
         )

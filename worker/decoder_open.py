@@ -1,7 +1,8 @@
 """Opens a media file from what the decoding child was handed, or says why it cannot be opened.
 
 Only the formats of `FORMATS` are opened, and no other file, device or address ever is: playlists, concatenation
-scripts and image sequences are not among them.
+scripts and image sequences are not among them. Only the decoders of `CODECS` ever run. What a file asks for is compared
+with the limits before memory is taken for it.
 """
 
 import mmap
@@ -9,6 +10,7 @@ import os
 import socket
 import stat
 from abc import ABC, abstractmethod
+from typing import Any
 
 import av
 from av.codec.codec import Codec
@@ -16,13 +18,31 @@ from av.codec.hwaccel import HWAccel
 from av.container import InputContainer
 
 from worker.lending import ASKED, GIVEN, SIZE
+from worker.limits import Limits
 
 # The demuxers that may open a file, by FFmpeg's names: containers of recordings, each self-contained.
 FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,ogg,wav,w64,mp3,flac,aac,ac3,eac3,"
     "asf,mxf,aiff,caf,au,amr,amrnb,amrwb,dv,ivf,nut,rm,wtv"
 )
-OPTIONS = {"format_whitelist": FORMATS, "protocol_whitelist": "none"}
+# The decoders that may run, by FFmpeg's names: what cameras, phones, broadcasters and programs that edit or record have
+# made over the years. Not those of games, of still images, of screens, and of what nobody has seen for decades.
+CODECS = (
+    "h264,hevc,vvc,av1,libdav1d,vp8,vp9,vp6,vp6f,vp6a,vp7,vp3,theora,mpeg1video,mpeg2video,mpegvideo,mpeg4,msmpeg4v1,"
+    "msmpeg4v2,msmpeg4,h261,h263,h263i,h263p,flv,wmv1,wmv2,wmv3,vc1,rv10,rv20,rv30,rv40,svq1,svq3,cinepak,indeo3,indeo4,"
+    "indeo5,msvideo1,msrle,qtrle,rpza,dvvideo,dnxhd,prores,cfhd,mjpeg,mjpegb,jpeg2000,ffv1,ffvhuff,huffyuv,utvideo,"
+    "lagarith,magicyuv,hap,dirac,png,rawvideo,v210,v410,r210,v308,v408,yuv4,"
+    "aac,aac_latm,mp1,mp1float,mp2,mp2float,mp3,mp3float,mp3adu,mp3adufloat,mp3on4,mp3on4float,ac3,eac3,dca,truehd,mlp,"
+    "opus,libopus,vorbis,flac,alac,ape,wavpack,tta,speex,nellymoser,amrnb,amrwb,libopencore_amrnb,libopencore_amrwb,"
+    "gsm,gsm_ms,ilbc,qcelp,evrc,g722,g723_1,g726,g726le,g729,sipr,cook,ra_144,ra_288,real_144,real_288,ralf,atrac1,"
+    "atrac3,atrac3al,atrac3plus,wmav1,wmav2,wmavoice,wmapro,wmalossless,mace3,mace6,qdm2,qdmc,dvaudio,s302m,"
+    "adpcm_ima_wav,adpcm_ima_qt,adpcm_ms,adpcm_swf,adpcm_yamaha,adpcm_g722,adpcm_g726,adpcm_g726le,adpcm_ct,"
+    "pcm_alaw,pcm_mulaw,pcm_bluray,pcm_dvd,pcm_s8,pcm_s8_planar,pcm_u8,pcm_s16le,pcm_s16be,pcm_s16le_planar,"
+    "pcm_s16be_planar,pcm_u16le,pcm_u16be,pcm_s24le,pcm_s24be,pcm_s24le_planar,pcm_s24daud,pcm_u24le,pcm_u24be,pcm_s32le,"
+    "pcm_s32be,pcm_s32le_planar,pcm_u32le,pcm_u32be,pcm_s64le,pcm_s64be,pcm_f16le,pcm_f24le,pcm_f32le,pcm_f32be,"
+    "pcm_f64le,pcm_f64be"
+)
+NAMED_CODECS = frozenset(CODECS.split(","))
 BUFFER_BYTES = 1 << 16
 SNIFFED_BYTES = 64
 
@@ -232,30 +252,105 @@ def nvdec() -> HWAccel:
         raise MediaError("device_unavailable", f"no NVIDIA decoder can be used here: {error}") from error
 
 
-def open_container(file: MediaFile, hardware: HWAccel | None = None) -> InputContainer:
+def codec_options(limits: Limits) -> dict[str, str]:
+    """What a decoder is opened with: it then refuses larger pictures itself, whatever the file says of them later."""
+    return {"max_pixels": str(limits.max_pixels), "codec_whitelist": CODECS}
+
+
+def open_container(file: MediaFile, limits: Limits, hardware: HWAccel | None = None) -> InputContainer:
     """Open a container and find its streams.
 
     Args:
         hardware: what decodes pictures; None: the processor.
 
     Raises:
-        MediaError: it is none, is of a format that is not read, or is damaged.
+        MediaError: it is none, is of a format that is not read, asks for more than the limits allow, or is damaged.
     """
     if file.seekable() and not file.size:
         raise MediaError("empty_file", "it is zero bytes long")
     if _is_image(file.peek(SNIFFED_BYTES)):
         raise MediaError("image_not_video", "it is a still image")
-    file.seek(0)
     try:
-        return av.open(
-            file,
-            "r",
-            container_options=OPTIONS,
-            metadata_errors="replace",
-            buffer_size=BUFFER_BYTES,
-            hwaccel=hardware,
-        )
+        container = _opened(file, limits, hardware)
     except MemoryError:
+        if _says_too_many_streams(file, limits):
+            raise _too_many_streams(limits) from None
         raise
     except (av.error.FFmpegError, ValueError) as error:
         raise _diagnose(file, error) from error
+    try:
+        _check(container, limits)
+    except BaseException:
+        container.close()
+        raise
+    return container
+
+
+def _opened(file: MediaFile, limits: Limits, hardware: HWAccel | None = None) -> InputContainer:
+    file.seek(0)
+    return av.open(
+        file,
+        "r",
+        container_options={
+            "format_whitelist": FORMATS,
+            "protocol_whitelist": "none",
+            "codec_whitelist": CODECS,
+            "max_streams": str(limits.max_streams + 1),  # one more, to tell a file that has too many
+        },
+        metadata_errors="replace",
+        buffer_size=BUFFER_BYTES,
+        hwaccel=hardware,
+    )
+
+
+def _says_too_many_streams(file: MediaFile, limits: Limits) -> bool:
+    """Whether it is for its streams that a file cannot be opened: FFmpeg gives that out as a lack of memory."""
+    av.logging.set_level(av.logging.ERROR)
+    av.logging.set_libav_level(av.logging.ERROR)
+    av.logging.set_skip_repeated(False)  # or it would be said of the first such file only
+    try:
+        with av.logging.Capture() as said, _opened(file, limits):
+            pass
+    except (MemoryError, av.error.FFmpegError, ValueError):
+        return any("max_streams" in text for _, _, text in said)
+    finally:
+        be_quiet()
+    return False
+
+
+def be_quiet() -> None:
+    """Let FFmpeg write nothing: what is wrong with a file is said in one sentence, by the parent."""
+    av.logging.set_level(None)
+    av.logging.set_libav_level(av.logging.PANIC)
+
+
+def _too_many_streams(limits: Limits) -> MediaError:
+    return MediaError("too_many_streams", f"it holds more than {limits.max_streams} streams")
+
+
+def _check(container: InputContainer, limits: Limits) -> None:
+    """Compare what a file says of itself with what is allowed.
+
+    Raises:
+        MediaError: it asks for more.
+    """
+    if len(container.streams) > limits.max_streams:
+        raise _too_many_streams(limits)
+    described: list[Any] = [container, *container.streams]
+    size = sum(len(f"{key}{value}".encode()) for some in described for key, value in some.metadata.items())
+    if size > limits.max_metadata_bytes:
+        raise MediaError("metadata_too_large", f"its metadata has {size} bytes, more than {limits.max_metadata_bytes}")
+    for stream in (stream for stream in container.streams.video if stream.codec_context is not None):
+        width, height = stream.codec_context.width, stream.codec_context.height
+        if width * height > limits.max_pixels:
+            raise MediaError(
+                "picture_too_large", f"its pictures have {width} x {height} pixels, more than {limits.max_pixels}"
+            )
+    seconds = (container.duration or 0) / av.time_base
+    if seconds > limits.max_seconds:
+        raise MediaError("recording_too_long", too_long(seconds, limits))
+
+
+def too_long(seconds: float, limits: Limits) -> str:
+    """What is wrong with a recording that is too long."""
+    return f"it reaches {seconds / 3600:.1f} hours, more than {limits.max_seconds / 3600:g}"

@@ -52,6 +52,7 @@ from models.errors import ModelError
 from worker import logs, metrics
 from worker.finish import Finishing, fuse_claimed, publish
 from worker.heartbeat import Heartbeat, Held
+from worker.limits import DEFAULT_LIMITS, Limits
 from worker.pipeline import new_owner
 from worker.protocol import Event, Progress
 from worker.reader import ReaderPool
@@ -80,7 +81,7 @@ class FleetOptions:
     Attributes:
         device: auto, cpu or cuda.
         dtype: as `worker.recognizers.Recognizers` takes it.
-        decoder: as `worker.reader.Reader` takes it.
+        decoder, limits: as `worker.reader.Reader` takes them.
         slots: jobs at once, each with a decoding child of its own.
         pipelines: names of those that it works on; none: all.
         lease_seconds: after so long without a heartbeat others may take its jobs.
@@ -91,6 +92,7 @@ class FleetOptions:
     device: str = "auto"
     dtype: str = "auto"
     decoder: str = "cpu"
+    limits: Limits = DEFAULT_LIMITS
     slots: int = 1
     pipelines: tuple[str, ...] = ()
     lease_seconds: float = 60.0
@@ -185,7 +187,7 @@ class FleetWorker:
         self._store, self._options = store, options
         self.owner = new_owner()
         self._models = Models(options.device, options.dtype)
-        self._readers = ReaderPool(decoder=options.decoder)
+        self._readers = ReaderPool(decoder=options.decoder, limits=options.limits)
         self._heartbeat = Heartbeat(store, options.lease_seconds, options.stall_seconds, lambda: self._models.moved_at)
         self._draining, self._stopping = threading.Event(), threading.Event()
         self._spans_done, self._seconds_done = 0, 0.0

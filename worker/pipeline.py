@@ -32,6 +32,8 @@ from db.store import Store
 from worker.finish import Finishing, publish, register
 from worker.heartbeat import Heartbeat
 from worker.lending import Lender
+from worker.limits import DEFAULT_LIMITS, Limits
+from worker.memory import give_back_freed_memory
 from worker.protocol import Event, Progress
 from worker.reader import Reader, ReaderPool
 from worker.recipe import Recipe
@@ -75,7 +77,7 @@ class Pipeline:
         recipe: what is computed.
         device: auto, cpu or cuda.
         dtype: as `worker.recognizers.Recognizers` takes it.
-        decoder: as `worker.reader.Reader` takes it.
+        decoder, limits: as `worker.reader.Reader` takes them.
         children: how many spans are read at once; by default one for each core, at most `MAX_CHILDREN`.
 
     Raises:
@@ -90,6 +92,7 @@ class Pipeline:
         children: int | None = None,
         dtype: str = "auto",
         decoder: str = "cpu",
+        limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         self._store, self._recipe = store, recipe
         self._children = children or min(MAX_CHILDREN, os.cpu_count() or 1)
@@ -98,7 +101,7 @@ class Pipeline:
         self._pipeline_id = register(store, recipe.identity)
         self._owner = new_owner()
         self._stop = threading.Event()
-        self._readers, self._decoder = ReaderPool(decoder=decoder), decoder
+        self._readers, self._decoder = ReaderPool(decoder=decoder, limits=limits), decoder
         self._heartbeat = Heartbeat(store, LEASE_SECONDS)
 
     def __enter__(self) -> Self:
@@ -234,6 +237,7 @@ class Pipeline:
                 self._store.checkpoint(claim, rows)
         self._store.complete_span(claim, run.true_end_seconds, run.warning)
         video.read(claim, None)
+        give_back_freed_memory()
 
     def _claim(self, annotation_id: int) -> SpanClaim | None:
         dead = [owner for owner in self._store.lease_owners(annotation_id) if is_dead(owner)]

@@ -197,9 +197,15 @@ class Unreadable:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far the reading has come."""
+    """How far the reading has come.
+
+    Attributes:
+        t_seconds: what has been handed over.
+        reached_seconds: what has been looked at to get there, from an earlier key frame on.
+    """
 
     t_seconds: float
+    reached_seconds: float = 0.0
 
 
 @dataclass(frozen=True)

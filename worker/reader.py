@@ -2,118 +2,59 @@
 
 Hostile or broken files crash, hang and bloat decoders; here they only cost the child, which is replaced. The child is
 handed an open descriptor, or a socket over which it is lent an object's bytes, never a path or an address, and an
-environment without credentials. See `worker.decoder` for its side and `worker.protocol` for what is said. The process
-that runs models opens no media itself.
+environment without credentials. See `worker.decoder` for its side, `worker.sandbox` for what it gives up, and
+`worker.protocol` for what is said. The process that runs models opens no media itself.
 """
 
 import os
 import queue
-import signal
 import stat
-import subprocess
-import sys
-import tempfile
+import time
 from collections.abc import Generator, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
 
 from db import errors
-from worker.channel import Channel, ChannelClosed, socket_pair
+from worker.channel import ChannelClosed
+from worker.child import Child
 from worker.lending import Lender, Loan
+from worker.limits import ADVANCE_SECONDS, DEFAULT_LIMITS, Limits
 from worker.protocol import End, Event, Failure, Job, Message, Picture, Probe, ProtocolError, ReadRequest
-from worker.ring import Ring, shared_memory
+from worker.vetting import Vetting
 
-SILENCE_SECONDS = 60.0  # without a message, after which a child counts as hung
-MEMORY_BYTES = 4 << 30  # that a child may allocate
 THREADS = 2  # that decode pictures in one child
 RING_BYTES = 1 << 22  # of memory shared with a child: a minute of sound, 27 pictures of 224; more falls out of caches
 LISTENER = "models.voice:VoiceDetector"
 WATCHER = "worker.decoder_faces:FaceWatcher"
 
-_PASSED_ON = ("LANG", "LC_ALL", "LD_LIBRARY_PATH", "PATH", "TMPDIR")  # of the environment; credentials are not
-_SINGLE_THREADED = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-# Large blocks go back to the system when they are freed (glibc): an mp4's index takes kilobytes for each second of
-# video while the file is open, and two and a half times as much would be kept. Smaller blocks, pictures', are kept.
-_ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(1 << 21), "MALLOC_TRIM_THRESHOLD_": str(1 << 22)}
-_LAST_WORDS_BYTES = 600
 
+def _by_code(*families: type[errors.MoodreelError]) -> dict[str, type[errors.MoodreelError]]:
+    """The classes below some that are raised themselves."""
+    found = {}
+    for kind in families:
+        if "code" in vars(kind):
+            found[kind.code] = kind
+        found |= _by_code(*kind.__subclasses__())
+    return found
+
+
+_NOT_ON = f"without getting on by {ADVANCE_SECONDS:g} seconds of the recording"
+# What a child may say of a file, or of what it would read it with.
+_SAID = ("weights_missing", "device_unavailable", "source_unreachable", "not_readable", "out_of_memory")
+_UNSAID = ("path_missing", "no_videos", "access_denied", "object_archived", "changed_while_reading")
 _BY_CODE = {
-    cls.code: cls
-    for family in (errors.InputError, errors.DecoderError, errors.EquipmentError)
-    for cls in family.__subclasses__()
+    code: kind
+    for code, kind in _by_code(errors.InputError, errors.DecoderError, errors.EquipmentError).items()
+    if code in _SAID or (issubclass(kind, errors.InputError) and code not in _UNSAID)
 }
-
-
-def _environment() -> dict[str, str]:
-    kept = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
-    return kept | _SINGLE_THREADED | _ALLOCATOR | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-
-
-class _Child:
-    """One decoding process, the socket to it and the memory that is shared with it.
-
-    Args:
-        arguments: of `worker.decoder`, without the socket and the memory.
-        silence_seconds: how long to wait for a message.
-        ring_bytes: of shared memory.
-    """
-
-    def __init__(self, arguments: list[str], silence_seconds: float, ring_bytes: int) -> None:
-        ours, theirs = socket_pair()
-        ours.settimeout(silence_seconds)
-        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the child
-        passed_on, memory = {"--socket": theirs.fileno()}, shared_memory(ring_bytes)
-        with theirs, ExitStack() as started:
-            if memory is not None:
-                started.callback(os.close, memory)
-                passed_on["--ring"] = memory
-            self.channel = Channel(ours, None if memory is None else Ring(memory))
-            named = [part for option, descriptor in passed_on.items() for part in (option, str(descriptor))]
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "worker.decoder", *named, *arguments],
-                pass_fds=list(passed_on.values()),
-                env=_environment(),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=self._stderr,
-            )
-
-    @property
-    def pid(self) -> int:
-        """The process id."""
-        return self._process.pid
-
-    def kill(self) -> None:
-        """End the process at once and forget it."""
-        self.channel.close()
-        self._process.kill()
-        self._process.wait()
-        self._stderr.close()
-
-    def end_of(self) -> str:
-        """How a process that has hung up ended, in words."""
-        try:
-            code = self._process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            return "it hung up"
-        if code < 0:
-            return f"it was ended by {signal.Signals(-code).name}"
-        return f"it exited with status {code}{self._last_words()}"
-
-    def _last_words(self) -> str:
-        size = self._stderr.seek(0, os.SEEK_END)
-        self._stderr.seek(max(0, size - _LAST_WORDS_BYTES))
-        lines = self._stderr.read().decode(errors="replace").strip().splitlines()
-        return f" ({lines[-1].strip()})" if lines else ""
 
 
 class Reader:
     """Reads one file at a time; a context manager that owns one child process, kept for many files.
 
     Args:
-        silence_seconds: how long the child may say nothing while it is waited for.
-        memory_bytes: that the child may allocate.
+        limits: on what a file may hold and what reading it may cost.
         threads: that decode pictures.
         decoder: cpu, or nvdec for the decoder of an NVIDIA GPU.
         ring_bytes: of shared memory, through which the child hands sound and pictures over.
@@ -124,24 +65,22 @@ class Reader:
     def __init__(
         self,
         *,
-        silence_seconds: float = SILENCE_SECONDS,
-        memory_bytes: int = MEMORY_BYTES,
+        limits: Limits = DEFAULT_LIMITS,
         threads: int = THREADS,
         decoder: str = "cpu",
         ring_bytes: int = RING_BYTES,
         listener: str = LISTENER,
         watcher: str = WATCHER,
     ) -> None:
-        self._silence_seconds, self._ring_bytes = silence_seconds, ring_bytes
+        self._limits, self._ring_bytes = limits, ring_bytes
         options = {
-            "memory-bytes": memory_bytes,
             "threads": threads,
             "decoder": decoder,
             "listener": listener,
             "watcher": watcher,
         }
         self._arguments = [part for name, value in options.items() for part in (f"--{name}", str(value))]
-        self._child: _Child | None = None
+        self._child: Child | None = None
         self._reading = False
 
     def __enter__(self) -> Self:
@@ -218,21 +157,32 @@ class Reader:
     def _messages(self, job: Job, handed: "_OpenFile | Loan", name: str) -> Iterator[Message]:
         """What the child says, up to the message that ends the job."""
         if self._child is None:
-            self._child = _Child(self._arguments, self._silence_seconds, self._ring_bytes)
-        child = self._child
+            self._child = Child(self._arguments, self._limits, self._ring_bytes)
+        child, vetting = self._child, Vetting(job.request, self._limits)
+        child.begin_job()
         try:
             child.channel.send_job(job, handed.descriptor)
             while True:
+                asked_at = time.monotonic()
                 message = child.channel.receive()
+                child.waited(time.monotonic() - asked_at)
+                vetting.look_at(message)
+                child.advanced(vetting.reached_seconds)
                 yield message
                 if isinstance(message, Probe | End | Failure):
                     return
         except ChannelClosed as error:
-            raise errors.DecoderCrashed(f"{name}: the decoder died: {child.end_of()}") from error
+            if child.used_up_its_time:
+                took = f"computed for {self._limits.cpu_seconds:g} seconds"
+                raise errors.DecoderTimeout(f"{name}: the decoder {took} {_NOT_ON}") from error
+            raise errors.DecoderCrashed(f"{name}: the decoder died: {child.end()}") from error
         except ProtocolError as error:
             raise errors.DecoderCrashed(f"{name}: the decoder talked nonsense: {error}") from error
         except TimeoutError as error:
-            seconds = self._silence_seconds
+            seconds = self._limits.silence_seconds
+            if child.is_stalled:
+                took = f"was waited for {self._limits.stall_seconds:g} seconds"
+                raise errors.DecoderTimeout(f"{name}: the decoder {took} {_NOT_ON}") from error
             if handed.is_waiting:
                 raise errors.SourceUnreachable(f"{name}: no bytes came for {seconds:g} seconds") from error
             raise errors.DecoderTimeout(f"{name}: the decoder said nothing for {seconds:g} seconds") from error

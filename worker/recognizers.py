@@ -31,6 +31,7 @@ Rows = npt.NDArray[np.float32]
 AUDIO_BATCH = 16  # windows
 FACE_BATCH = 32  # faces
 CLIP_BATCH = 4  # of whole pictures: 5 MB each for ViViT
+CPU_SHAPES = 4  # of batches, quarters of a full one: oneDNN keeps 4 MB for each that the voice model has seen
 GPU_DOUBLINGS = 4  # at most, so that what waits for a batch stays small
 
 # Small models' batches are too small to be worth more threads, whose waiting for each other costs the decoders' time.
@@ -165,13 +166,14 @@ class Recognizers:
         return pick_dtype(self._asked_dtype, device, integers=integers)
 
     def _serve(self, model: str, load: "Load", example: Row, batch_size: int, device: str) -> Batcher:
-        """A GPU wants large batches of one shape; a CPU pays for each row of padding."""
+        """A GPU wants large batches of one shape; a CPU pays for padding by time, for each shape by memory."""
         self._limit_threads(device)
         predict = load(device, self._dtype(model, device))
         if device == "cuda":
             batch_size = find_batch_size(predict, example, batch_size, batch_size << GPU_DOUBLINGS)
         observe = metrics.batch_rows.labels(model).observe
-        return self._stack.enter_context(Batcher(predict, batch_size, pad=device == "cuda", observe=observe))
+        multiple = batch_size if device == "cuda" else max(1, batch_size // CPU_SHAPES)
+        return self._stack.enter_context(Batcher(predict, batch_size, multiple=multiple, observe=observe))
 
     def _limit_threads(self, device: str) -> None:
         """Leave the cores to the decoding children where both models are small, unless the environment says more."""

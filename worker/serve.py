@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from db.errors import FAILURES, DatabaseError, MoodreelError, NotInstalled
 from worker import logs
 from worker.broker import QUEUE, make_app
+from worker.limits import Limits
 from worker.supervise import ALIVE, EXIT_REFUSED, MARGIN_SECONDS, STALLED, WorkOptions
 
 if TYPE_CHECKING:
@@ -37,7 +38,8 @@ def main() -> None:
     parser.add_argument("--progress", type=int, required=True)
     parser.add_argument("--number", type=int, required=True)
     arguments = parser.parse_args()
-    options = WorkOptions(**json.load(sys.stdin))
+    said = json.load(sys.stdin)
+    options = WorkOptions(**said | {"limits": Limits(**said["limits"])})
     logs.set_up(options.log_format)
     pulse = _Pulse(arguments.progress, options.grace_seconds)
     pulse.start()  # before what takes long: loading models counts as progress
@@ -107,6 +109,7 @@ def _serve(options: WorkOptions, number: int, pulse: _Pulse) -> int:
         device=options.device,
         dtype=options.dtype,
         decoder=options.decoder,
+        limits=options.limits,
         slots=options.slots,
         pipelines=tuple(options.pipelines),
         lease_seconds=options.lease_seconds,

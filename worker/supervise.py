@@ -22,6 +22,7 @@ from pathlib import Path
 from db.session import open_engine
 from worker import logs
 from worker.broker import check_url
+from worker.limits import DEFAULT_LIMITS, Limits
 
 SERVE = ("-m", "worker.serve")
 ALIVE, STALLED = b".", b"!"
@@ -58,6 +59,7 @@ class WorkOptions:
     grace_seconds: float = 60.0
     stall_seconds: float = 120.0
     max_attempts: int = 5
+    limits: Limits = DEFAULT_LIMITS
     metrics_port: int | None = None
     metrics_host: str = "127.0.0.1"
     log_format: str = "json"

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from tests import archive
 from tests.chaos.compare import compare
+from tests.faults.proxy import Proxy
 from tests.running_fleet import WORKER, Fleet, Service, moodreel, wait_until
 
 N_VIDEOS = 3
@@ -189,3 +190,50 @@ def test_redis_that_is_out_of_memory_costs_no_worker(asked, quiet):
     asked.finish(timeout_seconds=90)
     assert busy.children(WORKER) == children
     assert_as_in_peace(asked, quiet)
+
+
+def test_redis_that_restarts_empty_while_jobs_are_done_costs_nothing(asked, quiet):
+    scheduler(asked)
+    busy = worker(asked, slots=1)
+    wait_until(lambda: asked.rows("SELECT COUNT(*) FROM annotations WHERE status <> 'pending'") > [(0,)], 60)
+    children = busy.children(WORKER)
+    asked.redis.kill()
+    asked.redis.start()
+    with asked.redis.client() as client:
+        client.flushall()
+    asked.finish(timeout_seconds=90)
+    assert busy.children(WORKER) == children
+    assert_as_in_peace(asked, quiet)
+    assert claims(asked) == {ONCE}
+
+
+def test_a_network_that_swallows_what_is_sent_to_redis_costs_nothing(short_folder, videos, quiet):
+    """Connections stay open, and nothing comes through in either direction; later it does again."""
+    with Fleet(short_folder) as fleet, Proxy(fleet.redis.url) as proxy:
+        fleet.run("pipelines", "add", "cut", "--span", 3)
+        fleet.run("submit", videos, "--pipeline", "cut")
+        through = {"MOODREEL_BROKER": proxy.url}
+        fleet.service("scheduler", "watch", "--pipeline", "cut", **through).start()
+        busy = fleet.service("worker", "work", "--device", "cpu", "--slots", 1, "--grace", 5, **through).start()
+        wait_until(lambda: fleet.rows("SELECT COUNT(*) FROM annotations WHERE status <> 'pending'") > [(0,)], 60)
+        children = busy.children(WORKER)
+        proxy.swallow(True)
+        time.sleep(8.0)
+        assert proxy.swallowed_bytes > 0
+        proxy.swallow(False)
+        fleet.finish(timeout_seconds=120)
+        assert busy.children(WORKER) == children
+        assert_as_in_peace(fleet, quiet)
+        assert claims(fleet) == {ONCE}
+
+
+def test_what_is_not_done_within_the_grace_after_sigterm_is_given_back_uncounted(asked, quiet):
+    scheduler(asked)
+    ending = asked.service("ending", "work", "--device", "cpu", "--slots", 1, "--lease", 600, "--grace", 0.2).start()
+    wait_until(lambda: bool(slow_one(asked, "running")), 60)
+    assert ending.end() == 0
+    assert slow_one(asked, "running") == []
+    worker(asked)
+    asked.finish(timeout_seconds=90)
+    assert_as_in_peace(asked, quiet)
+    assert set(asked.rows("SELECT DISTINCT attempts FROM spans")) == {(1,)}

@@ -6,7 +6,7 @@ import time
 import pytest
 import sqlalchemy as sa
 
-from db.catalogue import lock_annotations, lock_spans
+from db.catalogue import lock_with_spans
 from db.errors import LeaseLost
 from db.rows import AlertRule, NewHook, RaisedAlert, RetentionRule
 from db.session import open_engine
@@ -82,8 +82,7 @@ def test_what_was_retried_while_retention_waited_stays(store):
     store.set_retention(rule)
     erasing = threading.Thread(target=store.erase_overdue, args=(rule, "me"))
     with store.writing() as connection:
-        lock_spans(connection, [annotation_id])
-        lock_annotations(connection, [annotation_id])
+        lock_with_spans(connection, [annotation_id])
         erasing.start()
         until_somebody_waits(store)
         anew = "status = 'planned', completed_at = NULL, error_code = NULL, error_message = NULL"
@@ -124,6 +123,32 @@ def test_finishing_what_is_fused_anew_locks_in_the_order_of_ids(store):
     assert source < anew
     assert passes(store, f"annotations WHERE id = {source}", f"annotations WHERE id = {anew}", finish)
     assert store.annotation(anew).status == "done"
+
+
+@pytest.mark.parametrize("act", ["forget", "cancel", "submit"])
+def test_spans_that_were_planned_while_it_was_waited_for_are_locked_first_too(store, act):
+    """Who takes such a span waits for its annotation, which whoever waited for that has by then."""
+    annotation_id, *_ = submit(store, "a.mp4")
+    acts = {
+        "forget": lambda: store.forget(["a.mp4"], [], "me"),
+        "cancel": lambda: store.cancel(["a.mp4"]),
+        "submit": lambda: submit(store, "a.mp4"),
+    }
+    of_it = f"annotations WHERE id = {annotation_id} FOR NO KEY UPDATE"
+    span = "annotation_id, span_index, first_window, start_seconds, status, epoch, attempts, windows_done"
+    new = f"INSERT INTO spans ({span}) VALUES ({annotation_id}, 0, 0, 0, 'pending', 0, 0, 0)"
+    acting = threading.Thread(target=acts[act])
+    with store.writing() as taking:
+        with store.writing() as planning:
+            planning.execute(sa.text(f"SELECT 1 FROM {of_it}"))
+            acting.start()
+            until_somebody_waits(store)
+            change(store, new)
+            taking.execute(sa.text("SELECT 1 FROM spans FOR NO KEY UPDATE"))
+        until_somebody_waits(store)
+        taking.execute(sa.text(f"SELECT 1 FROM {of_it} NOWAIT"))
+    acting.join(20)
+    assert not acting.is_alive()
 
 
 # --- events and alerts

@@ -43,12 +43,12 @@ def children(monkeypatch):
     """The children that are started."""
     started = []
 
-    class Child(worker.reader._Child):
+    class Child(worker.child.Child):
         def __init__(self, *arguments):
             started.append(self)
             super().__init__(*arguments)
 
-    monkeypatch.setattr(worker.reader, "_Child", Child)
+    monkeypatch.setattr(worker.reader, "Child", Child)
     return started
 
 

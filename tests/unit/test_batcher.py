@@ -65,10 +65,24 @@ def test_padding_gives_the_model_one_shape_and_is_answered_to_nobody():
         seen.append(numbers.tolist())
         return np.stack([numbers + others] * 8, axis=1).astype(np.float32)
 
-    with Batcher(predict, batch_size=4, latency_seconds=60, pad=True) as batcher:
+    with Batcher(predict, batch_size=4, latency_seconds=60, multiple=4) as batcher:
         futures = [batcher.submit(np.array(n), np.array(n * 10)) for n in range(6)]
         assert [future.result()[0] for future in futures] == [11 * n for n in range(6)]
     assert seen == [[0, 1, 2, 3], [4, 5, 5, 5]]
+
+
+@pytest.mark.parametrize(("n_rows", "filled"), [(1, 4), (4, 4), (5, 8), (9, 10), (10, 10)])
+def test_a_batch_that_leaves_early_is_filled_up_to_a_multiple_and_at_most_to_a_full_one(n_rows, filled):
+    sizes = []
+
+    def predict(numbers):
+        sizes.append(len(numbers))
+        return np.zeros((len(numbers), 8), np.float32)
+
+    with Batcher(predict, batch_size=10, latency_seconds=60, multiple=4) as batcher:
+        futures = [batcher.submit(np.array(n)) for n in range(n_rows)]
+        assert [future.result(timeout=10).shape for future in futures] == [(8,)] * n_rows
+    assert sizes == [filled]
 
 
 def test_without_padding_a_batch_that_leaves_early_has_only_its_own_rows():
@@ -83,15 +97,15 @@ def test_without_padding_a_batch_that_leaves_early_has_only_its_own_rows():
     assert sizes == [1]
 
 
-@pytest.mark.parametrize("pad", [False, True])
+@pytest.mark.parametrize("multiple", [1, 4])
 @pytest.mark.parametrize("n_answers", [1, 5])
-def test_a_model_must_answer_every_row(pad, n_answers):
+def test_a_model_must_answer_every_row(multiple, n_answers):
     with Batcher(
-        lambda numbers: np.zeros((n_answers, 8), np.float32), batch_size=4, latency_seconds=60, pad=pad
+        lambda numbers: np.zeros((n_answers, 8), np.float32), batch_size=4, latency_seconds=60, multiple=multiple
     ) as batcher:
         futures = [batcher.submit(np.array(n)) for n in range(3)]
         for future in futures:
-            with pytest.raises(Internal, match=f"{4 if pad else 3} rows with {n_answers}"):
+            with pytest.raises(Internal, match=f"{max(3, multiple)} rows with {n_answers}"):
                 future.result()
 
 
@@ -171,25 +185,25 @@ def test_a_reader_that_is_faster_than_the_model_waits():
     assert all(future.done() for future in submitted)
 
 
-@pytest.mark.parametrize("pad", [False, True])
+@pytest.mark.parametrize("multiple", [1, 2, 8])
 @pytest.mark.parametrize("room", [1, 2, 3, 5])
-def test_a_batch_that_does_not_fit_into_memory_is_done_in_halves(room, pad):
+def test_a_batch_that_does_not_fit_into_memory_is_done_in_halves(room, multiple):
     model = Model(room)
-    with Batcher(model, batch_size=8, latency_seconds=60, pad=pad) as batcher:
+    with Batcher(model, batch_size=8, latency_seconds=60, multiple=multiple) as batcher:
         futures = [batcher.submit(np.array(number)) for number in range(21)]
         assert [future.result(timeout=10)[0] for future in futures] == [*range(21)]
         assert batcher.batch_size == {1: 1, 2: 2, 3: 2, 5: 4}[room]
         assert set(chain(*model.batches)) == {*range(21)}
 
 
-@pytest.mark.parametrize("pad", [False, True])
-def test_only_a_row_that_does_not_fit_by_itself_runs_out_of_memory(pad):
+@pytest.mark.parametrize("multiple", [1, 2, 4])
+def test_only_a_row_that_does_not_fit_by_itself_runs_out_of_memory(multiple):
     def predict(numbers):
         if len(numbers) > 1 or 13 in numbers:
             raise OutOfMemory("planted")
         return np.zeros((len(numbers), 8), np.float32)
 
-    with Batcher(predict, batch_size=4, latency_seconds=60, pad=pad) as batcher:
+    with Batcher(predict, batch_size=4, latency_seconds=60, multiple=multiple) as batcher:
         with pytest.raises(OutOfMemory, match="planted"):
             batcher.submit(np.array(13)).result(timeout=10)
         assert batcher.submit(np.array(1)).result(timeout=10).shape == (8,)

@@ -14,13 +14,12 @@ import sqlalchemy as sa
 import yaml
 
 from db.errors import FAILURES
-from db.rows import NewHook
+from db.roles import ROLES
 from db.store import Store
-from db.views import VIEW_COLUMNS
 from models.fusion import RULES
 from scheduler.cli import cli
-from tests.database import annotated
-from tests.receiver import SECRET
+from worker.limits import Limits
+from worker.sandbox import LAYERS
 
 ROOT = Path(__file__).parent.parent.parent
 README = (ROOT / "README.md").read_text()
@@ -134,39 +133,9 @@ def test_the_queries_for_operators_run(query, store, migrated_url):
     assert not [row for row in rows if any(row)]  # there is nothing, or nothing to do
 
 
-def test_the_documented_roles_of_postgresql_may_do_what_they_must_and_no_more(postgresql_url):
-    owner = sa.make_url(postgresql_url)
-    grants = "".join(block for block in blocks("sql") if "CREATE ROLE" in block)
-    grants = grants.replace("FOR ROLE moodreel ", "").replace("ON DATABASE moodreel ", f"ON DATABASE {owner.database} ")
-    names = re.findall(r"CREATE ROLE (\w+)", grants)
-    urls = {name: owner.set(username=name).render_as_string(hide_password=False) for name in names}
-    with Store(postgresql_url) as store:
-        try:
-            with store.writing() as connection:
-                connection.exec_driver_sql(grants)
-                readable = {name: readable_by(name, connection) for name in names}
-            with Store(urls["moodreel_scheduler"]) as scheduler:
-                scheduler.add_hook(NewHook(url="https://example.org", secret=SECRET, events=("done",)))
-            with Store(urls["moodreel_worker"]) as worker:
-                annotated(worker)
-            with Store(urls["moodreel_scheduler"]) as scheduler:
-                assert scheduler.hook_backlog()[0] == 1
-                assert scheduler.forget(["a.mp4"], [], "somebody").videos == 1
-        finally:
-            with store.writing() as connection:
-                for name in names:
-                    connection.exec_driver_sql(f"DROP OWNED BY {name}; DROP ROLE {name}")
-    assert readable["moodreel_scheduler"] - readable["moodreel_worker"] == {"hooks"}
-    assert readable["analyst"] == VIEW_COLUMNS.keys() - {"queued_seconds"}
-    assert readable["keda"] == {"queued_seconds"}
-
-
-def readable_by(role: str, connection: sa.Connection) -> set[str]:
-    """Tables and views."""
-    query = "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'v')"
-    return set(
-        connection.execute(sa.text(f"{query} AND has_table_privilege(:role, oid, 'SELECT')"), {"role": role}).scalars()
-    )
+def test_the_roles_of_postgresql_are_documented():
+    assert all(f"`{role}`" in OPERATIONS for role in ROLES)
+    assert all(f"{role.upper()}_PASSWORD" in README for role in ROLES)
 
 
 def test_the_query_for_autoscaling_is_one_number(postgresql_url):
@@ -174,3 +143,13 @@ def test_the_query_for_autoscaling_is_one_number(postgresql_url):
     (trigger,) = scaled["spec"]["triggers"]
     with Store(postgresql_url) as store, store.reading() as connection:
         assert connection.exec_driver_sql(trigger["metadata"]["query"]).fetchall() == [(0,)]
+
+
+def test_the_limits_on_files_are_those_of_the_code():
+    page = (ROOT / "docs" / "hardening.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| (\d+) \| (?:`(--[\w-]+)`)? ?\| `(\w+)` \|$", page, re.MULTILINE)
+    assert {name: float(default) for name, default, _, _ in rows} == vars(Limits())
+    options = (ROOT / "docs" / "cli.md").read_text()
+    assert all(option in options for _, _, option, _ in rows if option)
+    assert {code for *_, code in rows} < FAILURES.keys()
+    assert {f"`{layer}`" for layer in LAYERS} <= set(re.findall(r"^\| (`\w+`) \|", page, re.MULTILINE))

@@ -9,7 +9,7 @@ import pytest
 from db import errors
 from db.errors import FAILURES, MoodreelError
 
-GROUPS = {"MoodreelError", "InputError", "DecoderError", "EquipmentError"}
+GROUPS = {"MoodreelError", "InputError", "LimitExceeded", "DecoderError", "EquipmentError"}
 CLASSES = {
     name: kind
     for name, kind in inspect.getmembers(errors, inspect.isclass)
@@ -20,6 +20,7 @@ PERMANENT = {
     *("undecodable", "corrupt_stretch", "database_newer", "bad_option"),
     *("cancelled", "pipeline_unknown", "untrainable", "hook_refused", "hook_unknown", "rule_unknown"),
     *("expired", "forgotten", "object_archived"),
+    *("codec_refused", "picture_too_large", "recording_too_long", "too_many_streams", "metadata_too_large"),
 }
 
 

@@ -387,13 +387,15 @@ def test_a_locked_row_is_given_up_in_time(postgresql_url):
 
 
 def test_an_open_database_costs_no_alembic_and_little_time(tmp_path):
+    """Less than what is needed anyway: SQLAlchemy with what it knows of both databases."""
     path = tmp_path / "m.db"
     Store(str(path)).close()
     code = (
-        "import sys, time; began = time.process_time(); from db.store import Store; took = time.process_time() - began;"
-        f"Store({str(path)!r}).close();"
-        "print('alembic' in sys.modules, 'numpy' in sys.modules, took)"
+        "import sys; from time import process_time as now; times = [now()];"
+        "import sqlalchemy.dialects.postgresql, sqlalchemy.dialects.sqlite; times.append(now());"
+        f"from db.store import Store; Store({str(path)!r}).close(); times.append(now());"
+        "print('alembic' in sys.modules, 'numpy' in sys.modules, (times[2] - times[1]) / (times[1] - times[0]))"
     )
     runs = [subprocess.check_output([sys.executable, "-c", code], text=True).split() for _ in range(3)]
     assert runs[0][:2] == ["False", "False"]
-    assert min(float(took) for *_, took in runs) < 0.35
+    assert min(float(ratio) for *_, ratio in runs) < 1.0

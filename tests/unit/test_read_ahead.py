@@ -182,14 +182,14 @@ def test_what_keeps_the_store_from_answering_is_raised_and_the_next_read_tries_a
 
 
 def test_a_read_that_waits_is_told_when_nobody_wants_it_any_more():
-    store = Store(MB, latency_seconds=1.0)
+    store = Store(MB, latency_seconds=2.5)
     given_up = threading.Event()
     with store.opened() as content:
         threading.Timer(0.05, lambda: (given_up.set(), content.wake())).start()
         started = time.monotonic()
         with pytest.raises(Abandoned):
             content.read(0, given_up.is_set)
-        assert time.monotonic() - started < 0.8
+        assert time.monotonic() - started < 2.0
 
 
 def test_closing_ends_a_read_and_the_threads():

@@ -10,7 +10,7 @@ from models.audio import AudioEmotionModel
 from models.expression import ExpressionModel
 from worker import recognizers
 from worker.recipe import Recipe
-from worker.recognizers import AUDIO_BATCH, CORES_A_THREAD, FACE_BATCH, Recognizers
+from worker.recognizers import AUDIO_BATCH, CORES_A_THREAD, CPU_SHAPES, FACE_BATCH, Recognizers
 
 WAVE = (np.zeros(32_000, np.float32), np.array(32_000, np.int64))
 CROP = np.zeros((48, 48), np.uint8)
@@ -63,6 +63,16 @@ def test_models_compute_in_what_their_provenance_says(monkeypatch, threads, has,
         }  # fmt: skip
     assert voices.options == {"window_seconds": 2.0, "device": "cpu", "dtype": getattr(torch, voice)}
     assert faces.options == {"device": "cpu", "dtype": getattr(torch, face)}
+
+
+def test_a_cpu_sees_few_shapes_whose_code_it_keeps(monkeypatch, threads):
+    """Or memory grows with the length of a video, until each size of a batch that leaves early has been seen."""
+    voices = Fake()
+    monkeypatch.setattr(AudioEmotionModel, "load", voices.load)
+    with Recognizers(Recipe(), "cpu") as models:
+        for n_rows in range(1, AUDIO_BATCH + 1):
+            assert len([answer.result(10) for answer in [models.submit_audio(*WAVE) for _ in range(n_rows)]]) == n_rows
+    assert set(voices.sizes) == {AUDIO_BATCH * n // CPU_SHAPES for n in range(1, CPU_SHAPES + 1)}
 
 
 @pytest.mark.parametrize(("cores", "wanted"), [(2, 1), (2 * CORES_A_THREAD, 2)])
