@@ -20,7 +20,7 @@ help:
 	@echo "make soak MINUTES=60 [SEED=N]   good, broken and hostile files through two workers, measured before and after"
 	@echo "make lock     pin what is deployed, with hashes, into deploy/*.lock; UPGRADE=1: at the newest versions"
 	@echo "make audit    look for known vulnerabilities in what is pinned"
-	@echo "make figures  the picture of the demo in docs/, anew"
+	@echo "make figures  the pictures in docs/, anew"
 	@echo "make clean    remove .venv and caches"
 
 demo: .venv/installed
@@ -86,6 +86,7 @@ soak: .venv/tests-installed
 
 figures: .venv/tests-installed
 	$(BIN)/python docs/make_figures.py
+	$(BIN)/python docs/make_page_figures.py
 
 .venv/installed: pyproject.toml constraints-cpu.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "moodreel needs Python 3.11 or newer; name one: make PYTHON=python3.11")'

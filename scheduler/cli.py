@@ -8,7 +8,7 @@ import click
 
 from db.errors import FAILURES, BadOption, MoodreelError, NotInstalled
 from db.identity import printable
-from scheduler import cli_failures, cli_fleet, cli_keep
+from scheduler import cli_failures, cli_fleet, cli_keep, cli_pages
 from scheduler.cli_hooks import alerts, hooks
 from scheduler.cli_train import train
 from scheduler.options import (
@@ -33,6 +33,10 @@ WORKER_PACKAGES = frozenset(
     ("av", "cv2", "huggingface_hub", "numpy", "onnxruntime", "safetensors", "torch", "transformers")
 )
 
+# What `report` and `serve` import besides.
+REPORT_PACKAGES = frozenset(("plotly", "starlette", "uvicorn"))
+REPORT_HINT = "pip install 'moodreel[report]'"
+
 HELP = """\
 Turns stored videos into timelines of emotions in a SQL database.
 
@@ -43,6 +47,8 @@ face; the two are fused and smoothed into segments. Where nobody speaks and no f
   moodreel annotate holiday.mp4              one video, into ./moodreel.db
   moodreel annotate archive/ 'more/*.mkv'    folders and patterns; what is done is skipped
   moodreel timeline holiday.mp4              what was found, segment by segment
+  moodreel report holiday.mp4                the same as a page, beside the video
+  moodreel serve                             the whole database in a browser
   moodreel fuse --all --fusion average       another timeline from the same windows, at once
   moodreel status                            what is done, what failed and why
   moodreel quarantine                        what failed, one by one, and how to try it again
@@ -264,7 +270,8 @@ def doctor(db_url: str, as_json: bool) -> None:
     sys.exit(0 if examine(db_url, as_json) else EXIT_FAILED)
 
 
-for command in (*cli_failures.COMMANDS, *cli_fleet.COMMANDS, *cli_keep.COMMANDS, hooks, alerts, train):
+COMMANDS = (*cli_failures.COMMANDS, *cli_fleet.COMMANDS, *cli_keep.COMMANDS, *cli_pages.COMMANDS)
+for command in (*COMMANDS, hooks, alerts, train):
     cli.add_command(command)
 
 
@@ -280,7 +287,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (click.Abort, KeyboardInterrupt):
         sys.exit(EXIT_INTERRUPTED)
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] not in WORKER_PACKAGES:
+        package = (error.name or "").partition(".")[0]
+        if package in REPORT_PACKAGES:
+            _give_up(NotInstalled(f"{package} is not installed, and this command needs it", REPORT_HINT))
+        if package not in WORKER_PACKAGES:
             raise
         _give_up(NotInstalled(f"{error.name} is not installed, and this command needs it"))
     except UnicodeEncodeError:
