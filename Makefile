@@ -68,8 +68,8 @@ faults: .venv/tests-installed
 # For every Python and system that we run on, with the hashes of all files; see docs/security.md.
 lock: .venv/installed
 	$(PIP) install --quiet uv
-	$(call compiled,postgresql,scheduler)
-	$(call compiled,postgresql --extra worker,worker)
+	$(call compiled,postgresql --extra report,scheduler)
+	$(call compiled,postgresql --extra report --extra worker,worker)
 
 compiled = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	$(if $(UPGRADE),--upgrade) --custom-compile-command 'make lock' --extra $(1) --output-file deploy/$(2).lock pyproject.toml

@@ -13,7 +13,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-LOCKS = {"scheduler": ["postgresql"], "worker": ["postgresql", "worker"]}
+LOCKS = {"scheduler": ["postgresql", "report"], "worker": ["postgresql", "report", "worker"]}
 
 
 def pins(lock: str) -> dict[str, tuple[str, int]]:
