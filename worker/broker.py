@@ -4,6 +4,7 @@ A message carries the id of one row and nothing else. It may be lost, doubled or
 no media and no row.
 """
 
+import logging
 import os
 import re
 import socket
@@ -14,12 +15,28 @@ from urllib.parse import urlsplit
 from celery import Celery
 from celery.exceptions import CPendingDeprecationWarning
 from celery.signals import setup_logging
+from kombu.transport import redis
 
 from db.errors import BadOption
 
 QUEUE = "moodreel"
 URGENT, FRESH, USUAL, BACKFILL = PRIORITY_STEPS = (0, 3, 6, 9)  # Redis keeps a list for each; the lowest goes first
 TIMEOUT_SECONDS = 3.0  # for one answer of the broker, and for a connection to it
+
+_log = logging.getLogger(__name__)
+
+
+class _Channel(redis.Channel):
+    """Drops what is no message at all; with Kombu's own channel that ends the process that takes it."""
+
+    def _brpop_read(self, **options: Any) -> Any:
+        try:
+            return super()._brpop_read(**options)  # type: ignore[no-untyped-call]
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            _log.warning("something that is no message was in the queue, and was dropped: %s", error)
+
+
+redis.Transport.Channel = _Channel
 
 # Celery lets these win over the broker that it is told.
 _OVERRIDES = ("CELERY_BROKER_URL", "CELERY_BROKER_READ_URL", "CELERY_BROKER_WRITE_URL")

@@ -153,3 +153,14 @@ def test_the_limits_on_files_are_those_of_the_code():
     assert all(option in options for _, _, option, _ in rows if option)
     assert {code for *_, code in rows} < FAILURES.keys()
     assert {f"`{layer}`" for layer in LAYERS} <= set(re.findall(r"^\| (`\w+`) \|", page, re.MULTILINE))
+
+
+def test_the_tests_that_the_threat_model_names_are_there():
+    page = (ROOT / "docs" / "security.md").read_text()
+    named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", page)
+    assert len(named) > 15
+    for file, name in named:
+        assert not name or f"def {name}(" in (ROOT / file).read_text()
+        assert (ROOT / file).is_file()
+    threats = [line for line in page.partition("| threat |")[2].splitlines()[2:] if line.startswith("| ")]
+    assert all("`tests/" in line for line in threats)
