@@ -12,7 +12,7 @@ help:
 	@echo "make lint     only lint, types and layers"
 	@echo "make accuracy DATA=FOLDER   accuracy of the shipped models on the talking-face videos in FOLDER"
 	@echo "make eval DATA=FOLDER [CACHE=FOLDER]   every protocol, on people the models never met, into docs/accuracy.md"
-	@echo "make bench    speed, memory and cost by stage, beside other programs, into docs/performance.md (Linux, 40 minutes)"
+	@echo "make bench    speed, memory and cost by stage, beside other programs, into docs/performance.md (Linux, 35 minutes)"
 	@echo "make scale    what the fleet's servers carry, with simulated workers, into docs/scale.md (Linux, 10 minutes)"
 	@echo "make chaos SPANS=1000 FAULTS=200 [SEED=N] [SOURCE=s3]   a fleet in which all fails that can, compared with a quiet run"
 	@echo "make faults   takes each defence out, in a copy, where its test must fail; into docs/faults.md (half an hour)"

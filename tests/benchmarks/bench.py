@@ -1,6 +1,6 @@
 """Measures moodreel on this machine and writes docs/performance.md and docs/performance.json: `make bench`.
 
-    python -m tests.benchmarks.bench                     all of it, at most 40 minutes on two idle cores
+    python -m tests.benchmarks.bench                     all of it, about 35 minutes on two idle cores
     python -m tests.benchmarks.bench --only runs,peers   these parts anew; the others stay as they are in the JSON
     python -m tests.benchmarks.bench --quick             about one minute, printed only
     python -m tests.benchmarks.bench --page              nothing; writes the page anew out of the JSON and the ledger
@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from itertools import count
@@ -110,8 +110,8 @@ FULL = Plan(
         Case("h264", 360, 300),
         Case("h264", 360, 7200),
     ),
-    rivals=Case("h264", 1080, 600, 2),
-    reader=Case("h264", 1080, 600, 3),
+    rivals=Case("h264", 1080, 300, 2),
+    reader=Case("h264", 1080, 300, 3),
 )
 QUICK = Plan(
     runs=(Case("h264", 360, 30),),
@@ -159,12 +159,12 @@ class Bench:
 
     def _run(self, case: Case, setting: floor.Setting, tried: dict[str, float]) -> dict[str, Any]:
         path = self.plan.clip(case)
-        ours, pictures, both = [], [], []
+        ours, pictures = [], []
         for _ in range(case.times):
             usage, database = self.annotate(path)
             ours.append(usage)
             pictures.append(run(floor.command(path, setting)))
-            both.append(run(floor.command(path, setting, sound=True)))
+        both = run(floor.command(path, setting, sound=True))  # once: it tells what sound adds, and no target
         shares = _shares(database)
         if min(shares.values()) < MIN_SHARE:
             raise SystemExit(f"{path}: its windows show too little: {shares}, wanted {MIN_SHARE}")
@@ -184,7 +184,7 @@ class Bench:
                 "tried_seconds": tried,
                 "wall_seconds": bare["wall_seconds"],
                 "cpu_seconds": bare["cpu_seconds"],
-                "with_sound_wall_seconds": _medians(both)["wall_seconds"],
+                "with_sound_wall_seconds": both.wall_seconds,
             },
             "over_decode": middle["wall_seconds"] / bare["wall_seconds"],
         }
@@ -288,8 +288,13 @@ class Bench:
 PARTS = ("start_up", "stages", "databases", "database", "reader", "runs", "obvious", "peers")
 
 
-def measure(plan: Plan, parts: Sequence[str] = PARTS, say: Say = print) -> dict[str, Any]:
+def measure(
+    plan: Plan, parts: Sequence[str] = PARTS, say: Say = print, before: Mapping[str, float] | None = None
+) -> dict[str, Any]:
     """These parts, as the JSON document has them, each with the machine as it was.
+
+    Args:
+        before: how long parts took before, seconds, from which is said how much time is left.
 
     Raises:
         SystemExit: a command fails, or a clip shows too little.
@@ -297,7 +302,10 @@ def measure(plan: Plan, parts: Sequence[str] = PARTS, say: Say = print) -> dict[
     found: dict[str, Any] = {"machine": {}}
     with tempfile.TemporaryDirectory(prefix="moodreel-") as folder:
         bench = Bench(plan, Path(folder), say)
-        for part in parts:
+        for number, part in enumerate(parts):
+            left = [(before or {}).get(name) for name in parts[number:]]
+            known = f", {sum(filter(None, left)) / 60:.0f} minutes left" if all(left) else ""
+            say(f"part {number + 1} of {len(parts)}{known}: {part}")
             here, started = machine("torch", "onnxruntime", "av", "sqlalchemy"), time.perf_counter()
             found[part] = getattr(bench, part)()
             found["machine"][part] = here | {"measured_in_seconds": round(time.perf_counter() - started)}
@@ -367,8 +375,9 @@ def main() -> None:
     parts = () if options.page else options.only.split(",") if options.only else PARTS
     if unknown := set(parts) - set(PARTS):
         parser.error(f"no such part: {', '.join(sorted(unknown))}")
-    found = json.loads(document.read_text()) if options.only or options.page else {"machine": {}}
-    new = measure(FULL, parts, say)
+    found = json.loads(document.read_text()) if document.is_file() else {"machine": {}}
+    took = {part: where["measured_in_seconds"] for part, where in found["machine"].items() if part in PARTS}
+    new = measure(FULL, parts, say, took)
     found = complete(found | new | {"machine": found["machine"] | new["machine"]}, FULL.memory_seconds)
     document.write_text(json.dumps(found, indent=2) + "\n")
     (DOCS / "performance.md").write_text(page(found, ledger))
