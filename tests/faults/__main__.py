@@ -39,11 +39,11 @@ def without(check: Check, folder: Path) -> str | None:
         source = ROOT / name
         ignore = shutil.ignore_patterns("__pycache__")
         shutil.copytree(source, folder / name, ignore=ignore) if source.is_dir() else shutil.copy(source, folder / name)
-    path = folder / check.file
-    text = path.read_text()
-    if text.count(check.code) != 1:
-        raise ValueError(f"{check.file} holds this {text.count(check.code)} times: {check.code}")
-    path.write_text(text.replace(check.code, check.without))
+    for file, code, instead in check.edits:
+        text = (folder / file).read_text()
+        if text.count(code) != 1:
+            raise ValueError(f"{file} holds this {text.count(code)} times: {code}")
+        (folder / file).write_text(text.replace(code, instead))
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--tb=short", check.test]
     environment = os.environ | {"PYTHONPATH": str(folder), "CI": "true"}
     with tempfile.TemporaryFile("w+") as said:

@@ -16,8 +16,9 @@ def test_the_test_and_the_defence_are_there(check: Check):
     file, _, name = check.test.partition("::")
     names = {node.name for node in ast.walk(ast.parse((ROOT / file).read_text())) if isinstance(node, ast.FunctionDef)}
     assert name in names
-    assert (ROOT / check.file).read_text().count(check.code) == 1
-    assert check.code != check.without
+    for path, code, without in check.edits:
+        assert (ROOT / path).read_text().count(code) == 1
+        assert code != without
 
 
 def test_the_page_has_every_fault_and_how_each_test_failed():
