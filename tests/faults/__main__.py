@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 
 from tests.faults.cases import CASES, Check
+from tests.faults.codes import PROVOKED
 
 ROOT = Path(__file__).parent.parent.parent
 PAGE = ROOT / "docs" / "faults.md"
@@ -92,11 +93,18 @@ def page(found: dict[Check, str]) -> str:
     for number, (fault, checks) in enumerate(CASES.items(), 1):
         for position, check in enumerate(checks):
             head = f"| {number} | {fault} " if position == 0 else "| | "
-            file, _, name = check.test.partition("::")
-            test = f"[{name}](../{file})".replace("test_", "", 1)
             said = found[check].replace("|", "\\|").replace("`", "'")
-            parts.append(f"{head}| {test} | {check.defence} ([{Path(check.file).stem}](../{check.file})) | `{said}` |")
+            defence = f"{check.defence} ([{Path(check.file).stem}](../{check.file}))"
+            parts.append(f"{head}| {_linked(check.test)} | {defence} | `{said}` |")
+    parts += ["", "## Each failure's code, and a test that brings it about", "", "| code | test |", "|---|---|"]
+    parts += [f"| `{code}` | {_linked(test)} |" for code, test in PROVOKED.items()]
     return "\n".join([*parts, ""])
+
+
+def _linked(test: str) -> str:
+    """A test's name, which leads to its file."""
+    file, _, name = test.partition("::")
+    return f"[{name.removeprefix('test_')}](../{file})"
 
 
 def main() -> None:

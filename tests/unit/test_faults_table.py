@@ -5,7 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from db import errors
+from db.errors import FAILURES, MoodreelError
 from tests.faults.cases import CASES, Check
+from tests.faults.codes import PROVOKED
 
 ROOT = Path(__file__).parent.parent.parent
 CHECKS = [check for checks in CASES.values() for check in checks]
@@ -33,3 +36,19 @@ def test_the_page_has_every_fault_and_how_each_test_failed():
                 and f"| {check.defence} (" in line
             ]
             assert row.rpartition("| `")[2].removesuffix("` |").strip()
+
+
+def test_each_code_is_brought_about_by_a_test():
+    assert PROVOKED.keys() == FAILURES.keys()
+    names = {
+        kind.code: kind.__name__
+        for kind in vars(errors).values()
+        if isinstance(kind, type) and issubclass(kind, MoodreelError)
+    }
+    page = (ROOT / "docs" / "faults.md").read_text()
+    for code, test in PROVOKED.items():
+        file, _, name = test.partition("::")
+        text = (ROOT / file).read_text()
+        assert f"def {name}(" in text
+        assert code in text or names[code] in text, test
+        assert f"| `{code}` | [{name.removeprefix('test_')}]" in page
