@@ -1,5 +1,6 @@
 """The command line. Every command imports what it needs when it runs, so that help is quick and torch stays away."""
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -8,6 +9,7 @@ import click
 
 from db.errors import FAILURES, BadOption, MoodreelError, NotInstalled
 from db.identity import printable
+from db.redaction import redacted
 from scheduler import cli_failures, cli_fleet, cli_keep, cli_pages
 from scheduler.cli_hooks import alerts, hooks
 from scheduler.cli_train import train
@@ -277,6 +279,8 @@ for command in (*COMMANDS, hooks, alerts, train):
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; errors that moodreel knows become one sentence and an exit status."""
+    if arguments is None:
+        _take_passwords_out_of_sight()
     try:
         cli.main(args=arguments, standalone_mode=False)
     except click.exceptions.Exit as stop:
@@ -302,6 +306,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _give_up(BadOption(f"{stray} is not UTF-8"))
     except MoodreelError as error:
         _give_up(error)
+
+
+_OF_SERVERS = {"--db": "MOODREEL_DB", "--broker": "MOODREEL_BROKER"}
+
+
+def _take_passwords_out_of_sight() -> None:
+    """Start again without those options that hold a password, since every user may read a command line.
+
+    They go into the environment, which only this user can read.
+    """
+    words, found = sys.orig_argv, {}
+    at = len(words) - len(sys.argv) + 1  # before that: Python, its options and the program
+    kept = words[:at]
+    while at < len(words):
+        option, joined, value = words[at].partition("=")
+        part = words[at : at + (1 if joined else 2)] if option in _OF_SERVERS else words[at : at + 1]
+        at += len(part)
+        value = value if joined else part[-1]
+        if option in _OF_SERVERS and redacted(value) != value:
+            found[_OF_SERVERS[option]] = value
+        else:
+            kept += part
+    if found:
+        os.execve(sys.executable, kept, os.environ | found)
 
 
 def _give_up(error: MoodreelError) -> NoReturn:

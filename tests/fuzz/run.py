@@ -85,6 +85,7 @@ def run(count: int, seed: int, folder: Path, children: int, say: Say) -> Outcome
         clips = seeds.make(Path(made_in))
     corpus, outcome, known = dict(clips), Outcome(), set[tuple[str, str]]()
     began = time.monotonic()
+    at_first = held()  # whoever runs this may have children of its own
     with readers() as pool, ThreadPoolExecutor(children) as threads:
         _warm_up(pool, threads, children, clips)
         before = held()
@@ -104,7 +105,8 @@ def run(count: int, seed: int, folder: Path, children: int, say: Say) -> Outcome
             )
         kept_kib = sum(map(len, corpus.values())) // 1024 + 2 * ROUND * max(map(len, clips.values())) // 1024
         outcome.leaks = _leaks(before, held(), kept_kib)
-    outcome.leaks += [f"{what} after the end: {n}" for what, n in held().items() if what in _NONE_AFTER and n]
+    left = {what: n - at_first[what] for what, n in held().items() if what in _NONE_AFTER}
+    outcome.leaks += [f"{what} after the end: {n}" for what, n in left.items() if n > 0]
     outcome.kinds, outcome.seconds = len(known), time.monotonic() - began
     return outcome
 

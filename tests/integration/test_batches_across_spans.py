@@ -13,7 +13,7 @@ from models.presets import COMPACT
 from worker import recognizers
 from worker.protocol import End, Picture
 from worker.recipe import Recipe
-from worker.recognizers import FACE_BATCH, Recognizers
+from worker.recognizers import CPU_SHAPES, FACE_BATCH, Recognizers
 from worker.span import SpanRun
 
 N_SPANS = 4
@@ -59,7 +59,7 @@ def events(index, all_read):
     yield End(None, None, None)
 
 
-@pytest.mark.parametrize(("device", "n_padding"), [("cpu", 0), ("cuda", FACE_BATCH - 1)])
+@pytest.mark.parametrize(("device", "n_padding"), [("cpu", FACE_BATCH // CPU_SHAPES - 1), ("cuda", FACE_BATCH - 1)])
 def test_a_batch_is_filled_from_all_spans_in_flight(monkeypatch, device, n_padding):
     network, all_read = Network(), threading.Barrier(N_SPANS + 1)
     monkeypatch.setattr(ExpressionModel, "load", network.load)

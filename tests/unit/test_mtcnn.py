@@ -96,7 +96,7 @@ def test_weights_that_are_missing_or_others_are_refused(tmp_path, monkeypatch):
         Cascade()
     for name in WEIGHTS_SHA256:
         (tmp_path / f"{name}.onnx").write_bytes(b"another network")
-    with pytest.raises(ModelError, match="expected de0f837f"):
+    with pytest.raises(ModelError, match="expected 07a69013"):
         Cascade()
 
 

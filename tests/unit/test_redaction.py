@@ -6,6 +6,7 @@ import pytest
 
 from db.errors import Internal
 from db.redaction import redacted
+from scheduler import cli
 from worker.logs import Json, Text
 
 SECRET = "C4n4ry!"
@@ -60,3 +61,30 @@ def test_no_log_quotes_a_secret(formatter):
     said = formatter.format(record)
     assert SECRET not in said
     assert said.count("***") >= 2
+
+
+@pytest.mark.parametrize(
+    ("given", "kept", "found"),
+    [
+        (["status", "--db", f"postgresql://u:{SECRET}@h/x", "--json"], ["status", "--json"], {"MOODREEL_DB"}),
+        (["status", f"--db=postgresql://u:{SECRET}@h/x"], ["status"], {"MOODREEL_DB"}),
+        (["work", "--broker", f"redis://:{SECRET}@h/0", "--db", "m.db"], ["work", "--db", "m.db"], {"MOODREEL_BROKER"}),
+        (["work", "--db", f"postgresql:///x?password={SECRET}", f"--broker=redis://:{SECRET}@h"], ["work"],
+         {"MOODREEL_DB", "MOODREEL_BROKER"}),
+        (["status", "--db", "postgresql://u@h/x"], None, set()),
+        (["status", "--db"], None, set()),
+        (["annotate", f"redis://:{SECRET}@h"], None, set()),
+    ],
+)  # fmt: skip
+def test_passwords_do_not_stay_on_a_command_line(monkeypatch, given, kept, found):
+    program, started = ["python", "-X", "dev", "/bin/moodreel"], []
+    monkeypatch.setattr(cli.sys, "orig_argv", [*program, *given])
+    monkeypatch.setattr(cli.sys, "argv", ["/bin/moodreel", *given])
+    monkeypatch.setattr(cli.os, "execve", lambda *how: started.append(how))
+    cli._take_passwords_out_of_sight()
+    if kept is None:
+        assert started == []
+        return
+    ((_, words, environment),) = started
+    assert words == [*program, *kept]
+    assert {name for name, value in environment.items() if SECRET in value} == found
