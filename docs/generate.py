@@ -1,16 +1,22 @@
-"""Writes docs/cli.md from the commands' own help, docs/failures.md from the list of failures, and the README's tree.
+"""Writes docs/cli.md, docs/failures.md, docs/sql.md and the README's tree from the code.
 
 python docs/generate.py          writes them; a test checks that they are up to date
 """
 
 import ast
 import re
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
 import click
+from sqlalchemy.dialects import postgresql
 
+from db import comments
 from db.errors import FAILURES
+from db.questions import QUESTIONS
+from db.tables import metadata
+from db.views import VIEW_COLUMNS
 from scheduler.cli import cli
 
 DOCS = Path(__file__).parent
@@ -50,6 +56,52 @@ def failures() -> str:
     return "\n".join([*parts, ""])
 
 
+def sql() -> str:
+    """Views, saved questions, and tables with their columns, keys and indexes."""
+    parts = [
+        "# The database",
+        "",
+        "Made by `python docs/generate.py` from `db/`. Ask the views: they show the current result of each video, and they stay when tables",
+        "change. On PostgreSQL each table, view and column has its meaning as a comment (`\\d+` in psql); SQLite keeps no comments. All times",
+        "are UTC, all lengths seconds, all probabilities and shares from 0 to 1. `moodreel query` asks read-only.",
+        "",
+        "## Views",
+        "",
+    ]
+    for name, columns in VIEW_COLUMNS.items():
+        meaning, means = comments.VIEWS[name]
+        parts += [f"### {name}", "", f"{meaning[0].upper()}{meaning[1:]}.", "", "| column | |", "|---|---|"]
+        parts += [*(f"| `{column}` | {means[column]} |" for column in columns), ""]
+    parts += [
+        "## Saved questions",
+        "",
+        "`moodreel query NAME --value KEY=VALUE`; `--show` prints the SQL for the database at hand.",
+        "",
+    ]
+    for question in QUESTIONS.values():
+        values = ", ".join(
+            f"`{key}`" if value is None else f"`{key}={value}`" for key, value in question.values.items()
+        )
+        parts += [f"### {question.name}", "", question.title + (f" Values: {values}." if values else ""), ""]
+        parts += ["```sql", textwrap.dedent(question.text("postgresql")), "```", ""]
+    parts += ["## Tables", ""]
+    for table in metadata.sorted_tables:
+        parts += [f"### {table.name}", "", f"{table.comment[0].upper()}{table.comment[1:]}.", ""]
+        parts += ["| column | type | | |", "|---|---|---|---|"]
+        for column in table.columns:
+            kind = column.type.compile(dialect=postgresql.dialect())
+            refers = [f"{key.column.table.name}.{key.column.name}" for key in column.foreign_keys]
+            notes = (
+                ["key"] * column.primary_key + ["NULL"] * column.nullable + [f"refers to {other}" for other in refers]
+            )
+            parts.append(f"| `{column.name}` | {kind} | {', '.join(notes)} | {column.comment} |")
+        indexes = sorted(
+            f"`{index.name}` ({', '.join(column.name for column in index.columns)})" for index in table.indexes
+        )
+        parts += ["", f"Indexes beside the key: {', '.join(indexes)}." if indexes else "No index beside the key.", ""]
+    return "\n".join(parts)
+
+
 FOLDERS = ("db", "models", "models/training", "worker", "scheduler")
 BLOCK = re.compile(r"(?<=<!-- tree -->\n).*?(?=<!-- end of tree -->)", re.DOTALL)
 
@@ -69,7 +121,7 @@ def _first_sentence(path: Path) -> str:
     return re.split(r"(?<=\.) ", paragraph)[0]
 
 
-PAGES = {"cli.md": command_line, "failures.md": failures, "../README.md": readme}
+PAGES = {"cli.md": command_line, "failures.md": failures, "sql.md": sql, "../README.md": readme}
 
 if __name__ == "__main__":
     for page, make in PAGES.items():
