@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import click
+import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
 from db import comments
@@ -61,45 +62,44 @@ def sql() -> str:
     parts = [
         "# The database",
         "",
-        "Made by `python docs/generate.py` from `db/`. Ask the views: they show the current result of each video, and they stay when tables",
-        "change. On PostgreSQL each table, view and column has its meaning as a comment (`\\d+` in psql); SQLite keeps no comments. All times",
-        "are UTC, all lengths seconds, all probabilities and shares from 0 to 1. `moodreel query` asks read-only.",
+        "Made by `python docs/generate.py` from `db/`. Ask the views: they show the current result of each video, and",
+        "stay when tables change. On PostgreSQL each table, view and column has its meaning as a comment (`\\d+` in",
+        "psql); SQLite keeps none. Times are UTC, lengths seconds, probabilities and shares 0 to 1. `moodreel query`",
+        "asks read-only.",
         "",
         "## Views",
         "",
     ]
     for name, columns in VIEW_COLUMNS.items():
         meaning, means = comments.VIEWS[name]
-        parts += [f"### {name}", "", f"{meaning[0].upper()}{meaning[1:]}.", "", "| column | |", "|---|---|"]
+        parts += [f"### {name}", "", _sentence(meaning), "", "| column | |", "|---|---|"]
         parts += [*(f"| `{column}` | {means[column]} |" for column in columns), ""]
-    parts += [
-        "## Saved questions",
-        "",
-        "`moodreel query NAME --value KEY=VALUE`; `--show` prints the SQL for the database at hand.",
-        "",
-    ]
+    how = "`moodreel query NAME --value KEY=VALUE`; `--show` prints the SQL for your database."
+    parts += ["## Saved questions", "", how, ""]
     for question in QUESTIONS.values():
-        values = ", ".join(
-            f"`{key}`" if value is None else f"`{key}={value}`" for key, value in question.values.items()
-        )
+        given = question.values.items()
+        values = ", ".join(f"`{key}`" if default is None else f"`{key}={default}`" for key, default in given)
         parts += [f"### {question.name}", "", question.title + (f" Values: {values}." if values else ""), ""]
         parts += ["```sql", textwrap.dedent(question.text("postgresql")), "```", ""]
     parts += ["## Tables", ""]
     for table in metadata.sorted_tables:
-        parts += [f"### {table.name}", "", f"{table.comment[0].upper()}{table.comment[1:]}.", ""]
-        parts += ["| column | type | | |", "|---|---|---|---|"]
-        for column in table.columns:
-            kind = column.type.compile(dialect=postgresql.dialect())
-            refers = [f"{key.column.table.name}.{key.column.name}" for key in column.foreign_keys]
-            notes = (
-                ["key"] * column.primary_key + ["NULL"] * column.nullable + [f"refers to {other}" for other in refers]
-            )
-            parts.append(f"| `{column.name}` | {kind} | {', '.join(notes)} | {column.comment} |")
-        indexes = sorted(
-            f"`{index.name}` ({', '.join(column.name for column in index.columns)})" for index in table.indexes
-        )
-        parts += ["", f"Indexes beside the key: {', '.join(indexes)}." if indexes else "No index beside the key.", ""]
+        parts += [f"### {table.name}", "", _sentence(table.comment), ""]
+        parts += ["| column | type | | |", "|---|---|---|---|", *map(_column, table.columns), ""]
+        found = {index.name: ", ".join(column.name for column in index.columns) for index in table.indexes}
+        indexes = ", ".join(f"`{name}` ({columns})" for name, columns in sorted(found.items()))
+        parts += [f"Indexes beside the key: {indexes}." if indexes else "No index beside the key.", ""]
     return "\n".join(parts)
+
+
+def _sentence(meaning: str) -> str:
+    return f"{meaning[0].upper()}{meaning[1:]}."
+
+
+def _column(column: sa.Column) -> str:
+    notes = ["key"] * column.primary_key + ["NULL"] * column.nullable
+    notes += [f"refers to {key.column.table.name}.{key.column.name}" for key in column.foreign_keys]
+    kind = column.type.compile(dialect=postgresql.dialect())
+    return f"| `{column.name}` | {kind} | {', '.join(notes)} | {column.comment} |"
 
 
 FOLDERS = ("db", "models", "models/training", "worker", "scheduler")
