@@ -176,10 +176,10 @@ def test_every_table_view_and_column_has_a_meaning():
 
 
 def test_meanings_are_in_the_database_itself(postgresql_url):
-    query = (
-        "SELECT c.relname || '.' || a.attname FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid"
-        " WHERE a.attnum > 0 AND NOT a.attisdropped AND c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'v') AND c.relname <> 'alembic_version'"
-        " AND (col_description(c.oid, a.attnum) IS NULL OR obj_description(c.oid) IS NULL)"
-    )
+    query = """
+        SELECT c.relname || '.' || a.attname FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
+        WHERE a.attnum > 0 AND NOT a.attisdropped AND c.relkind IN ('r', 'v') AND c.relname <> 'alembic_version'
+          AND c.relnamespace = 'public'::regnamespace
+          AND (col_description(c.oid, a.attnum) IS NULL OR obj_description(c.oid) IS NULL)"""
     with Store(postgresql_url) as store, store.reading() as connection:
         assert connection.exec_driver_sql(query).fetchall() == []
