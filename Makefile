@@ -95,7 +95,7 @@ figures: .venv/tests-installed
 .venv/installed: pyproject.toml constraints-cpu.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "moodreel needs Python 3.11 or newer; name one: make PYTHON=python3.11")'
 	$(PYTHON) -m venv .venv
-	$(PIP) install --quiet $(CONSTRAINTS) --editable '.[worker]'
+	$(PIP) install --quiet $(CONSTRAINTS) --editable '.[worker,report]'
 	@touch $@
 
 .venv/tests-installed: .venv/installed
