@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 CONSTRAINTS := $(if $(GPU),,--constraint constraints-cpu.txt)
 
-.PHONY: help demo install test lint accuracy eval bench scale chaos faults fuzz soak lock audit figures clean
+.PHONY: help demo install test lint accuracy eval bench questions scale chaos faults fuzz soak lock audit figures clean
 
 help:
 	@echo "make demo     set up, fetch one real clip, annotate it, show its timeline"
@@ -13,6 +13,7 @@ help:
 	@echo "make accuracy DATA=FOLDER   accuracy of the shipped models on the talking-face videos in FOLDER"
 	@echo "make eval DATA=FOLDER [CACHE=FOLDER]   every protocol, on people the models never met, into docs/accuracy.md"
 	@echo "make bench    speed, memory and cost by stage, beside other programs, into docs/performance.md (Linux, 35 minutes)"
+	@echo "make questions   how fast saved questions are answered, over 10 million windows, into docs/questions.md (15 minutes)"
 	@echo "make scale    what the fleet's servers carry, with simulated workers, into docs/scale.md (Linux, 10 minutes)"
 	@echo "make chaos SPANS=1000 FAULTS=200 [SEED=N] [SOURCE=s3]   a fleet in which all fails that can, compared with a quiet run"
 	@echo "make faults   takes each defence out, in a copy, where its test must fail; into docs/faults.md (half an hour)"
@@ -55,6 +56,9 @@ accuracy: .venv/tests-installed
 bench: .venv/tests-installed
 	$(BIN)/python -m tests.benchmarks.bench
 
+questions: .venv/tests-installed
+	$(BIN)/python -m tests.benchmarks.questions
+
 scale: .venv/tests-installed
 	$(BIN)/python -m tests.benchmarks.scale
 
@@ -91,7 +95,7 @@ figures: .venv/tests-installed
 .venv/installed: pyproject.toml constraints-cpu.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "moodreel needs Python 3.11 or newer; name one: make PYTHON=python3.11")'
 	$(PYTHON) -m venv .venv
-	$(PIP) install --quiet $(CONSTRAINTS) --editable '.[worker]'
+	$(PIP) install --quiet $(CONSTRAINTS) --editable '.[worker,report]'
 	@touch $@
 
 .venv/tests-installed: .venv/installed

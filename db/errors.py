@@ -50,6 +50,9 @@ Each class carries a code, and the code is what `failures` shows. Whether trying
   · HookFailed
   · HookUnknown
   · RuleUnknown
+  · QueryRefused
+  · QueryFailed
+  · QuestionUnknown
   · Cancelled
   · Expired
   · Forgotten
@@ -222,6 +225,15 @@ _LIST = (
     ("rule_unknown", _PERMANENT,
      "There is no alert rule of this name.",
      "See `moodreel alerts list`."),
+    ("query_refused", _PERMANENT,
+     "A question would change something, is more than one statement, or asks for what the role may not read.",
+     "Ask one SELECT; who changes rows on purpose uses the database's own tools."),
+    ("query_failed", _PERMANENT,
+     "The database did not understand a question, or did not answer it in time.",
+     "Read the message; docs/sql.md has the tables and views. Allow more time with `--timeout`."),
+    ("question_unknown", _PERMANENT,
+     "No saved question has this name, or one of its values is missing or wrong.",
+     "See `moodreel query --list`."),
     ("interrupted", _TRANSIENT,
      "The run was stopped before this video was done; what is done is kept.",
      "Run the same command again, and it carries on."),
@@ -521,6 +533,24 @@ class RuleUnknown(MoodreelError):
     """Raised when an alert rule is named that is not there."""
 
     code = "rule_unknown"
+
+
+class QueryRefused(MoodreelError):
+    """Raised when a question is none, or would change something."""
+
+    code = "query_refused"
+
+
+class QueryFailed(MoodreelError):
+    """Raised when a question is not understood, or not answered in time."""
+
+    code = "query_failed"
+
+
+class QuestionUnknown(MoodreelError):
+    """Raised when there is no saved question of a name, or it lacks a value."""
+
+    code = "question_unknown"
 
 
 class Cancelled(MoodreelError):

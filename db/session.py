@@ -29,6 +29,7 @@ REVISIONS: tuple[str, ...] = (
     "0004",
     "0005",
     "0006",
+    "0007",
 )  # oldest first; named here so that opening a database need not import Alembic
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _MIGRATION_LOCK = 0x6D6F6F64  # "mood": the key under which PostgreSQL keeps two migrations apart

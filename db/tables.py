@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 
 import sqlalchemy as sa
 
+from db import comments
 from db.words import (
     ANNOTATION_STATUSES,
     AUDIO_STATES,
@@ -525,3 +526,8 @@ raised_alerts = sa.Table(
     *_ordered(),
     _between("peak", -1, 1),
 )
+
+for _table in metadata.tables.values():
+    _table.comment = comments.TABLES[_table.name]
+    for _name, _meaning in comments.COLUMNS.get(_table.name, {}).items():
+        _table.c[_name].comment = _meaning

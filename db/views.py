@@ -7,6 +7,7 @@ from here. A change to a view needs a new revision all the same, an empty one, f
 
 import sqlalchemy as sa
 
+from db import comments
 from db.words import EMOTIONS
 
 # Column names as the README documents them.
@@ -40,6 +41,16 @@ def create_views(connection: sa.Connection) -> None:
     """Create all views; none of them may exist."""
     for name, select in _selects().items():
         connection.exec_driver_sql(f"CREATE VIEW {name} ({', '.join(VIEW_COLUMNS[name])}) AS {select}")
+        if connection.dialect.name == "postgresql":  # SQLite keeps no comments
+            meaning, columns = comments.VIEWS[name]
+            _comment(connection, f"VIEW {name}", meaning)
+            for column, means in columns.items():
+                _comment(connection, f"COLUMN {name}.{column}", means)
+
+
+def _comment(connection: sa.Connection, what: str, text: str) -> None:
+    quoted = text.replace("'", "''")
+    connection.exec_driver_sql(f"COMMENT ON {what} IS '{quoted}'")
 
 
 def drop_views(connection: sa.Connection) -> None:

@@ -10,7 +10,7 @@ import click
 from db.errors import FAILURES, BadOption, MoodreelError, NotInstalled
 from db.identity import printable
 from db.redaction import redacted
-from scheduler import cli_failures, cli_fleet, cli_keep, cli_pages
+from scheduler import cli_failures, cli_fleet, cli_keep, cli_pages, cli_query
 from scheduler.cli_hooks import alerts, hooks
 from scheduler.cli_train import train
 from scheduler.options import (
@@ -83,6 +83,7 @@ Ask the database itself, for instance with sqlite3:
   SELECT * FROM video_summary   ORDER BY angry_share DESC;
   SELECT * FROM window_scores   WHERE modality = 'audio' AND emotion = 'sad';
   SELECT * FROM failures;
+or by moodreel: moodreel query "SELECT ...", moodreel query --list
 
 A predicted expression is not somebody's inner state. See the README for what the law forbids.
 
@@ -272,7 +273,7 @@ def doctor(db_url: str, as_json: bool) -> None:
     sys.exit(0 if examine(db_url, as_json) else EXIT_FAILED)
 
 
-COMMANDS = (*cli_failures.COMMANDS, *cli_fleet.COMMANDS, *cli_keep.COMMANDS, *cli_pages.COMMANDS)
+COMMANDS = (*cli_failures.COMMANDS, *cli_fleet.COMMANDS, *cli_keep.COMMANDS, *cli_pages.COMMANDS, *cli_query.COMMANDS)
 for command in (*COMMANDS, hooks, alerts, train):
     cli.add_command(command)
 

@@ -13,9 +13,12 @@ import pytest
 import sqlalchemy as sa
 import yaml
 
+from db import comments
 from db.errors import FAILURES
 from db.roles import ROLES
 from db.store import Store
+from db.tables import metadata
+from db.views import VIEW_COLUMNS
 from models.fusion import RULES
 from scheduler.cli import cli
 from worker.limits import Limits
@@ -42,7 +45,7 @@ def generator():
     return module
 
 
-@pytest.mark.parametrize("page", ["cli.md", "failures.md", "../README.md"])
+@pytest.mark.parametrize("page", ["cli.md", "failures.md", "sql.md", "../README.md"])
 def test_generated_pages_are_up_to_date(page):
     assert (ROOT / "docs" / page).read_text() == generator().PAGES[page](), "run: python docs/generate.py"
 
@@ -164,3 +167,19 @@ def test_the_tests_that_the_threat_model_names_are_there():
         assert (ROOT / file).is_file()
     threats = [line for line in page.partition("| threat |")[2].splitlines()[2:] if line.startswith("| ")]
     assert all("`tests/" in line for line in threats)
+
+
+def test_every_table_view_and_column_has_a_meaning():
+    assert all(table.comment for table in metadata.tables.values())
+    assert [str(c) for table in metadata.tables.values() for c in table.columns if not c.comment] == []
+    assert {name: (*columns,) for name, (_, columns) in comments.VIEWS.items()} == VIEW_COLUMNS
+
+
+def test_meanings_are_in_the_database_itself(postgresql_url):
+    query = """
+        SELECT c.relname || '.' || a.attname FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
+        WHERE a.attnum > 0 AND NOT a.attisdropped AND c.relkind IN ('r', 'v') AND c.relname <> 'alembic_version'
+          AND c.relnamespace = 'public'::regnamespace
+          AND (col_description(c.oid, a.attnum) IS NULL OR obj_description(c.oid) IS NULL)"""
+    with Store(postgresql_url) as store, store.reading() as connection:
+        assert connection.exec_driver_sql(query).fetchall() == []

@@ -19,7 +19,7 @@ PERMANENT = {
     *("path_missing", "no_videos", "empty_file", "not_media", "image_not_video", "no_streams", "truncated"),
     *("undecodable", "corrupt_stretch", "database_newer", "bad_option"),
     *("cancelled", "pipeline_unknown", "untrainable", "hook_refused", "hook_unknown", "rule_unknown"),
-    *("expired", "forgotten", "object_archived"),
+    *("expired", "forgotten", "object_archived", "query_refused", "query_failed", "question_unknown"),
     *("codec_refused", "picture_too_large", "recording_too_long", "too_many_streams", "metadata_too_large"),
 }
 
