@@ -110,8 +110,7 @@ def _sqlite_failure(error: sqlite3.Error, timeout_seconds: float) -> MoodreelErr
 def _of_postgresql(
     engine: sa.Engine, sql: str, values: Mapping[str, Any], timeout_seconds: float, explain: bool
 ) -> Iterator[Answer]:
-    import psycopg
-
+    psycopg: Any = engine.dialect.loaded_dbapi
     milliseconds = max(1, round(timeout_seconds * 1000))
     try:
         connection = engine.raw_connection()

@@ -59,7 +59,8 @@ def test_the_page_says_what_was_measured(running):
     assert 0 < one["spans"] == pytest.approx(one["spans_per_second"] * 3, rel=0.2)
     assert sum(one["shares"].values()) == pytest.approx(1.0)
     assert one["shares"]["simulated"] > 0.5
-    assert 500 < one["per_span"]["row_writes"] < 4000  # 600 windows, and the fused ones of videos that were finished
+    # 600 windows, and the fused ones of videos that were finished; less where spans that ended had been begun before.
+    assert 200 < one["per_span"]["row_writes"] < 4000
     assert one["messages_waiting"] >= 2
     text = page(found)
     assert "| 2, 0.5 s |" in text
